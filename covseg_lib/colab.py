@@ -1,0 +1,107 @@
+"""What differs on Google Colab: where the study lies, what is missing, which GPU there is. Elsewhere: nothing."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from covseg_lib.study import PROFILES
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOT_ON_COLAB = {"jupyter", "nbval"}  # Colab is the notebook server itself, and a newer kernel forces a restart
+
+
+def on_colab():
+    """Tell whether this runs on Colab, in a notebook or in a process started by one."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def drive():
+    """Return the folder of the mounted Drive."""
+    return Path(os.environ.get("COVSEG_CONTENT", "/content"), "drive/MyDrive")
+
+
+def study_folder():
+    """Return where a study lies if nothing else is said.
+
+    The environment's COVSEG_STUDY; on Colab, below the project's folder on Drive (or Drive's folder covseg where
+    the project itself was cloned onto the runtime, which forgets); else the folder study of the project.
+    """
+    if "COVSEG_STUDY" in os.environ:
+        return Path(os.environ["COVSEG_STUDY"])
+    if on_colab() and not PROJECT.is_relative_to(drive()):
+        return drive() / "covseg/study"
+    return PROJECT / "study" if (PROJECT / "notebooks").is_dir() else Path("study")
+
+
+def install_missing(requirements=PROJECT / "requirements.txt"):
+    """On Colab, install the packages of a requirements file that are not there; return their names.
+
+    What is installed already is pinned for that one call of pip, so no preinstalled package moves. Raises
+    RuntimeError with pip's own words where that cannot be.
+    """
+    missing = [line for line in _requirements(requirements) if on_colab() and not _is_installed(line)]
+    if missing:
+        with tempfile.TemporaryDirectory() as folder:
+            pins = Path(folder, "installed.txt")
+            there = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+            pins.write_text("".join(f"{name}=={version}\n" for name, version in sorted(there.items())))
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(pins), *missing]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(
+                f"pip could not install {', '.join(missing)} beside what Colab has:\n{done.stderr.strip()}\n"
+                "Restart the runtime (Runtime, Disconnect and delete runtime) and run this cell again."
+            )
+    return [_name(line) for line in missing]
+
+
+def device():
+    """Name the GPU, or the CPU where there is none."""
+    gpus = _gpus()
+    if gpus:
+        return " + ".join(gpus)
+    try:
+        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()).group(1)
+    except (OSError, AttributeError):
+        model = "CPU"
+    return f"{model}, {os.cpu_count()} cores, no GPU"
+
+
+def pick_profile(profile="auto"):
+    """Return the profile to take and the reason: "auto" is `report` on Colab with a GPU and `demo` elsewhere."""
+    if profile != "auto":
+        if profile not in PROFILES:
+            raise ValueError(f"no profile {profile!r}: choose auto, {' or '.join(PROFILES)}")
+        return profile, "asked for"
+    if not on_colab():
+        return "demo", "not on Colab"
+    return ("report", "on Colab with a GPU") if _gpus() else ("demo", "on Colab without a GPU")
+
+
+def _gpus():
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def _requirements(path):
+    lines = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())
+    return [line for line in lines if line and _name(line) not in NOT_ON_COLAB]
+
+
+def _name(requirement):
+    return re.match(r"[\w.-]+", requirement).group()
+
+
+def _is_installed(requirement):
+    try:
+        importlib.metadata.version(_name(requirement))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""Every picture of the suite. Functions return the Figure and never show it."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, told apart by the colour-blind
+SPLITS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
+
+
+def gallery(images, masks, titles, columns=4):
+    """Show slices (n, H, W) in a grid, lesions (n, H, W) outlined, each with its title."""
+    rows = -(-len(images) // columns)
+    figure, axes = _grid(rows, columns)
+    for ax, image, mask, title in zip(axes.flat, images, masks, titles, strict=False):
+        _slice(ax, image, title)
+        _outline(ax, mask, TRUTH)
+    figure.suptitle("CT slices, lesions outlined in blue")
+    return figure
+
+
+def overlays(images, predicted, true, titles):
+    """Show each slice (n, H, W) twice, as Figures 2.8 to 2.10: predicted mask left, true mask right."""
+    figure, axes = _grid(len(images), 2, width=3.2)
+    for (left, right), image, found, truth, title in zip(axes, images, predicted, true, titles, strict=True):
+        for ax, mask, colour, what in ((left, found, LESION, "predicted"), (right, truth, TRUTH, "true")):
+            _slice(ax, image, f"{title}: {what}")
+            layer = np.zeros((*mask.shape, 4))
+            layer[np.asarray(mask) > 0] = (*_rgb(colour), 0.55)
+            ax.imshow(layer)
+    return figure
+
+
+def resizing(before, mask_before, after, mask_after):
+    """Show one slice before and after resizing, with its lesions outlined."""
+    figure, axes = _grid(1, 2, width=4)
+    for ax, image, mask, what in (
+        (axes[0, 0], before, mask_before, "sliced"),
+        (axes[0, 1], after, mask_after, "resized"),
+    ):
+        _slice(ax, image, f"{what}, {image.shape[0]} x {image.shape[1]} pixels")
+        _outline(ax, mask, TRUTH)
+    return figure
+
+
+def histograms(grey, standardised):
+    """Show the grey levels of some slices before and after standardising."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for ax, values, label in zip(
+        figure.subplots(1, 2), (grey, standardised), ("grey level", "standardised value"), strict=True
+    ):
+        ax.hist(np.ravel(values), bins=60, color=SPLITS["train"])
+        ax.set(xlabel=label, ylabel="pixels")
+    return figure
+
+
+def split_bars(table):
+    """Show how the slices of each patient fall into train, validation and test."""
+    counted = table.groupby(["patient", "split"]).size().unstack(fill_value=0)
+    figure = Figure(figsize=(9, 0.6 + 0.36 * len(counted)), layout="constrained")
+    ax = figure.subplots()
+    left = np.zeros(len(counted))
+    for split in (split for split in SPLITS if split in counted):
+        ax.barh(counted.index, counted[split], left=left, color=SPLITS[split], label=split)
+        left += counted[split].to_numpy()
+    ax.invert_yaxis()
+    ax.set(xlabel="slices", title="Which side of the split each patient's slices are on")
+    ax.legend(loc="lower left", bbox_to_anchor=(1, 0), frameon=False)
+    return figure
+
+
+def training_curves(history, metric, title, best_epoch):
+    """Show a run's score and loss over the epochs, as Figures 2.5 to 2.7; the kept epoch is marked."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for ax, name, label in zip(figure.subplots(1, 2), (metric, "loss"), (title, "loss"), strict=True):
+        ax.plot(history["epoch"], history[name], color=SPLITS["train"], label="training")
+        ax.plot(history["epoch"], history[f"val_{name}"], color=SPLITS["validation"], label="validation")
+        ax.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(frameon=False)
+    return figure
+
+
+def score_bars(table):
+    """Show a table of scores (rows: runs and baselines; columns: scores from 0 to 1) as bars."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    ax = figure.subplots()
+    width = 0.8 / len(table)
+    colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
+    for number, (run, row) in enumerate(table.iterrows()):
+        grey = str(run).startswith("(")
+        places = np.arange(len(row)) + (number - (len(table) - 1) / 2) * width
+        colour = ("0.75" if "empty" in run else "0.5") if grey else colours[number % len(colours)]
+        ax.bar(places, row, width * 0.9, color=colour, label=run)
+    ax.set_xticks(range(table.shape[1]), [name.replace("_", " ") for name in table.columns])
+    ax.set(ylim=(0, 1.02), ylabel="score on test slices", title="Every run under every metric")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _grid(rows, columns, width=2.6):
+    figure = Figure(figsize=(columns * width, rows * width * 1.08), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def _slice(ax, image, title):
+    ax.imshow(image, cmap="gray", interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+
+
+def _outline(ax, mask, colour):
+    if np.any(mask):
+        ax.contour(mask, [0.5], colors=[colour], linewidths=1)
+
+
+def _rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

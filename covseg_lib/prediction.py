@@ -1,0 +1,57 @@
+"""From a trained run to masks: of the study's slices, and of whole volumes in their own space."""
+
+import numpy as np
+
+from covseg_lib import slices, storage, training, volumes
+
+LESION_FROM = 0.5  # probability from which a pixel counts as lesion
+
+
+def predict_slices(run, images, batch_size=16):
+    """Return lesion probabilities (n, size, size, 1) float32 of standardised slices (n, size, size, 1)."""
+    return np.asarray(run.model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+
+
+def predict_study(study, name):
+    """Predict the study's slices with one run; write and return the test slices' probabilities.
+
+    Writes predictions/<run>.npy, rows as the test rows of slices.csv, and the masks of the training and validation
+    slices beside it. Raises ValueError where the run was trained on another processed_data: its test slices may
+    have been training slices there.
+    """
+    run = training.load_run(study, name)
+    if run.recipe.preprocessing != storage.read_json(study.need("preprocessing")):
+        raise ValueError(
+            f"run {name} was trained on another processed_data than {study.path('preprocessing').parent} holds now: "
+            "train it again, or make the slices again with the settings in its recipe.json"
+        )
+    seen = predict_slices(run, slices.load(study, "train", "validation")[0])
+    storage.write_npy(study.path("seen", run=name), (seen >= LESION_FROM).astype(np.uint8))
+    probabilities = predict_slices(run, slices.load(study, "test")[0])
+    storage.write_npy(study.path("prediction", run=name), probabilities)
+    return probabilities
+
+
+def predict_volume(run, path):
+    """Predict the lesions of a whole CT volume, slice by slice.
+
+    Parameters
+    ----------
+    run : Run
+    path : path of a 3D NIfTI volume, in HU or in grey levels 0..255
+
+    Returns
+    -------
+    mask (S, H, W) uint8 in {0, 1}, upright and of the scan's full size; the scan's NIfTI header, for
+    `volumes.write_mask`
+    """
+    made_with = run.recipe.preprocessing
+    scan, header = volumes.read_volume(path)
+    grey = volumes.to_grey(scan[:, :: made_with["step"], :: made_with["step"]], made_with["window_hu"])
+    mask = np.zeros(scan.shape, np.uint8)
+    for first in range(0, len(scan), 16):
+        images = [slices.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
+        batch = slices.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
+        for number, probability in enumerate(predict_slices(run, batch)[..., 0]):
+            mask[first + number] = slices.resize_image(probability, scan.shape[1:]) >= LESION_FROM
+    return mask, header

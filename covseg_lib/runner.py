@@ -1,0 +1,107 @@
+"""Running the notebooks one after the other with papermill, and the page made of the last one."""
+
+import ast
+from pathlib import Path
+
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from covseg_lib import storage
+from covseg_lib.colab import PROJECT
+
+NOTEBOOKS = PROJECT / "notebooks"
+
+
+class NotebookFailed(Exception):
+    """A notebook stopped: says which cell, why, and where the executed copy lies."""
+
+
+def notebooks(numbers=()):
+    """Return the paths of the suite's notebooks in order, or of those whose names start with one of `numbers`.
+
+    Raises ValueError for a number that no notebook has, FileNotFoundError where the notebooks are not beside the
+    library.
+    """
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"no notebooks in {NOTEBOOKS}: run this from a copy of the whole project")
+    unknown = [number for number in numbers if not any(path.name.startswith(number) for path in found)]
+    if unknown:
+        raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in found)}")
+    return [path for path in found if not numbers or path.name.startswith(tuple(numbers))]
+
+
+def parameters_of(path):
+    """Return the names of a notebook's own parameters (its cell tagged `parameters`)."""
+    return list(papermill.inspect_notebook(str(path)))
+
+
+def parse_value(text):
+    """Read a parameter's value as a Python literal where it is one, else as the text it is.
+
+    >>> parse_value("50"), parse_value("1e-4"), parse_value("None"), parse_value("001"), parse_value("slice")
+    (50, 0.0001, None, '001', 'slice')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run(study, parameters=None, numbers=()):
+    """Execute notebooks in order into the study's notebooks/, each with those parameters that it has.
+
+    Parameters
+    ----------
+    study : Study
+    parameters : dict, optional
+        Values for the notebooks' parameters.
+    numbers : sequence of str, optional
+        Which notebooks, as "03"; by default all.
+
+    Returns
+    -------
+    list of Path, the executed copies; report.html is made of 06's
+
+    Raises
+    ------
+    ValueError
+        A parameter that none of these notebooks has; nothing has run then.
+    NotebookFailed
+        A cell raised an error.
+    """
+    paths, parameters = notebooks(numbers), dict(parameters or {})
+    known = {path: parameters_of(path) for path in paths}
+    names = sorted(set().union(*known.values()))
+    unknown = sorted(set(parameters) - set(names))
+    if unknown:
+        raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
+    parameters["STUDY"] = str(study.root.resolve())
+    bar = tqdm(paths, unit="notebook")
+    return [_execute(path, study, {k: parameters[k] for k in known[path] if k in parameters}, bar) for path in bar]
+
+
+def _execute(path, study, parameters, bar):
+    bar.set_description(path.stem)
+    out = study.path("notebooks") / path.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT))
+    except PapermillExecutionError as error:
+        bar.close()
+        raise NotebookFailed(
+            f"{path.name} stopped in cell {error.cell_index} with {error.ename}: {error.evalue}\n"
+            f"The executed copy shows it: {out}"
+        ) from error
+    if path.name.startswith("06"):
+        write_report(study, out)
+    return out
+
+
+def write_report(study, notebook):
+    """Write report.html, one page without code, of an executed notebook."""
+    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(notebook))
+    with storage.atomic(study.path("report")) as temporary:
+        Path(temporary).write_text(page, encoding="utf-8")

@@ -1,0 +1,158 @@
+"""Training one run: a recipe goes in; weights, history and timing come out, in models/<run>/."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+
+from covseg_lib import colab, slices, storage
+from covseg_lib.objectives import OBJECTIVES
+from covseg_lib.unet import build_unet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides how a run comes out; recipe.json holds it beside the weights.
+
+    RECIPE_TRIED
+    """
+
+    run: str
+    objective: str
+    epochs: int
+    preprocessing: dict  # what processed_data was made with: preprocessing.json
+    base_filters: int = 32
+    depth: int = 4
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    lesion_prior: float = 0.01
+    precision: str = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its recipe, the model with its best weights, the history and the timing."""
+
+    recipe: Recipe
+    model: keras.Model
+    history: pd.DataFrame
+    timing: dict
+
+
+def make_recipe(study, objective, run="", epochs=None, **overrides):
+    """Return the recipe of a run: the study's settings, with those arguments that are not None put over them.
+
+    `run` names the run's folder, by default as the objective. Raises ValueError for an unknown objective.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+    settings = study.settings(**overrides)
+    names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
+    return Recipe(
+        run=run or objective,
+        objective=objective,
+        epochs=settings["epochs"][objective] if epochs is None else epochs,
+        preprocessing=storage.read_json(study.need("preprocessing")),
+        **{name: settings[name] for name in names},
+    )
+
+
+def train(recipe, study, report=None):
+    """Train a run and keep the weights of its best epoch.
+
+    Best is the first epoch with the highest score of the run's own metric on the validation slices. The order of
+    slices in an epoch follows from seed and epoch alone.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    study : Study
+        With processed_data in it.
+    report : function of str, optional
+        Gets one line an epoch, for example `print`.
+
+    Returns
+    -------
+    Run, with the best weights
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    objective = OBJECTIVES[recipe.objective]
+    train_set, validation_set = slices.load(study, "train"), slices.load(study, "validation")
+    model = compile_model(recipe)
+    study.path("timing", run=recipe.run).unlink(missing_ok=True)
+    storage.write_json(study.path("recipe", run=recipe.run), asdict(recipe))
+    history, best = [], -np.inf
+    for epoch in range(recipe.epochs):
+        start = time.perf_counter()
+        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train_set[0]))
+        logs = model.fit(
+            *(array[order] for array in train_set),
+            batch_size=recipe.batch_size,
+            shuffle=False,
+            validation_data=validation_set,
+            verbose=0,
+        ).history
+        scores = {name: values[0] for name, values in logs.items()}
+        history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - start})
+        storage.write_csv(study.path("history", run=recipe.run), pd.DataFrame(history))
+        if scores[f"val_{objective.metric}"] > best:
+            best = scores[f"val_{objective.metric}"]
+            with storage.atomic(study.path("weights", run=recipe.run)) as temporary:
+                model.save_weights(temporary)
+        if report:
+            report(_line(recipe, objective.metric, history))
+    storage.write_json(study.path("timing", run=recipe.run), _timing(history))
+    return load_run(study, recipe.run)
+
+
+def load_run(study, name):
+    """Return a finished run with the weights of its best epoch.
+
+    Raises FileNotFoundError, naming the notebooks that train, where there is no finished run of that name.
+    """
+    timing = storage.read_json(study.need("timing", run=name))
+    recipe = Recipe(**storage.read_json(study.need("recipe", run=name)))
+    model = compile_model(recipe)
+    model.load_weights(study.need("weights", run=name))
+    return Run(recipe, model, pd.read_csv(study.need("history", run=name)), timing)
+
+
+def compile_model(recipe):
+    """Return an untrained U-Net, compiled with the recipe's objective and Adam."""
+    objective = OBJECTIVES[recipe.objective]
+    model = build_unet(
+        recipe.preprocessing["size"], recipe.base_filters, recipe.depth, recipe.lesion_prior, recipe.precision
+    )
+    optimizer = keras.optimizers.Adam(recipe.learning_rate)
+    model.compile(optimizer=optimizer, loss=objective.loss, metrics=[objective.make_metric()])
+    return model
+
+
+def best_epoch(history, objective):
+    """Return the number of the epoch whose weights were kept, counted from 1."""
+    return int(history["epoch"][history[f"val_{OBJECTIVES[objective].metric}"].argmax()])
+
+
+def _line(recipe, metric, history):
+    now = history[-1]
+    left = (recipe.epochs - now["epoch"]) * np.median([row["seconds"] for row in history])
+    return (
+        f"epoch {now['epoch']:3d}/{recipe.epochs}  loss {now['loss']:.4f}  {metric} {now[metric]:.4f}  "
+        f"val_loss {now['val_loss']:.4f}  val_{metric} {now[f'val_{metric}']:.4f}  "
+        f"{now['seconds']:.1f} s, {left / 60:.1f} min left"
+    )
+
+
+def _timing(history):
+    """Return the times as the report gives them: the first epoch, the others (mean) and all, in seconds."""
+    seconds = [row["seconds"] for row in history]
+    return {
+        "first_epoch_s": round(seconds[0], 2),
+        "other_epochs_s": round(float(np.mean(seconds[1:] or seconds)), 2),
+        "total_s": round(sum(seconds), 2),
+        "device": colab.device(),
+        "backend": f"{keras.backend.backend()}, Keras {keras.__version__}",
+    }
