@@ -1,6 +1,7 @@
 """Every picture of the suite. Functions return the Figure and never show it."""
 
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,14 +21,15 @@ def gallery(images, masks, titles, columns=4):
 
 
 def overlays(images, predicted, true, titles):
-    """Show each slice (n, H, W) twice, as Figures 2.8 to 2.10: predicted mask left, true mask right."""
-    figure, axes = _grid(len(images), 2, width=3.2)
-    for (left, right), image, found, truth, title in zip(axes, images, predicted, true, titles, strict=True):
+    """Show each slice (n, H, W) twice, as Figures 2.8 to 2.10: predicted mask left, true mask right; two a row."""
+    figure, axes = _grid(-(-len(images) // 2), 4)
+    pairs = axes.reshape(-1, 2)
+    for (left, right), image, found, truth, title in zip(pairs, images, predicted, true, titles, strict=False):
         for ax, mask, colour, what in ((left, found, LESION, "predicted"), (right, truth, TRUTH, "true")):
             _slice(ax, image, f"{title}: {what}")
             layer = np.zeros((*mask.shape, 4))
-            layer[np.asarray(mask) > 0] = (*_rgb(colour), 0.55)
-            ax.imshow(layer)
+            layer[np.asarray(mask) > 0] = to_rgba(colour, 0.55)
+            ax.imshow(layer, interpolation="nearest")
     return figure
 
 
@@ -115,7 +117,3 @@ def _slice(ax, image, title):
 def _outline(ax, mask, colour):
     if np.any(mask):
         ax.contour(mask, [0.5], colors=[colour], linewidths=1)
-
-
-def _rgb(colour):
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -17,23 +17,26 @@ from covseg_lib import storage
 from covseg_lib.volumes import to_grey
 
 AIR_HU, LUNG_HU, FAT_HU, SOFT_TISSUE_HU, BLOOD_HU, BONE_HU = -1000, -870, -100, 50, 40, 350
-PIXEL_MM, SLICE_MM = 1.4, 8.0
+PIXEL_MM, SLICE_MM = 1.4, 10.0
 
 PHANTOMS = {  # case: (patient's seed, lesions, (slices, rows, columns), orientation in the file)
-    "phantom_01_1": (1, 7, (28, 256, 256), "LPS"),
-    "phantom_01_2": (1, 4, (28, 256, 256), "LPS"),  # the same patient later
-    "phantom_02": (2, 8, (30, 256, 256), "RAS"),
-    "phantom_03": (3, 0, (26, 256, 256), "LAS"),  # a healthy chest
-    "phantom_04": (4, 6, (28, 200, 256), "LPS"),  # not square
-    "phantom_05": (5, 7, (30, 256, 256), "RAS"),  # already windowed to 0..255
-    "phantom_06": (6, 5, (28, 256, 256), "LPS"),
-    "phantom_07": (7, 9, (28, 256, 256), "RPI"),
-    "phantom_08": (8, 6, (28, 256, 256), "LPS"),
+    "phantom_01_1": (1, 6, (20, 256, 256), "LPS"),
+    "phantom_01_2": (1, 3, (20, 256, 256), "LPS"),  # the same patient later
+    "phantom_02": (2, 8, (22, 256, 256), "RAS"),
+    "phantom_03": (3, 0, (18, 256, 256), "LAS"),  # a healthy chest
+    "phantom_04": (4, 6, (20, 200, 256), "LPS"),  # not square
+    "phantom_05": (5, 7, (22, 256, 256), "RAS"),  # already windowed to 0..255
+    "phantom_06": (6, 5, (20, 256, 256), "LPS"),  # the gantry tilted
+    "phantom_07": (7, 9, (20, 256, 256), "RPI"),
+    "phantom_08": (8, 9, (20, 256, 256), "LPS"),
+    "phantom_09": (9, 4, (20, 256, 256), "RAS"),
+    "phantom_10": (10, 7, (18, 256, 256), "LPS"),
+    "phantom_11": (11, 5, (20, 256, 256), "LPS"),
 }
 
 
 def make_dataset(folder, seed=0):
-    """Write the phantom data set: CT_scans, Infection_Mask and Lung_Mask, nine volumes of eight patients.
+    """Write the phantom data set: CT_scans, Infection_Mask and Lung_Mask, twelve volumes of eleven patients.
 
     Images are int16 in HU (one is uint8, windowed to 0..255); lesion masks hold 0 and 1, lung masks 0, 1 (right)
     and 2 (left). The same seed gives the same voxels. Returns the folder.
@@ -75,7 +78,7 @@ def make_volume(shape, lesions, anatomy, disease):
     hu, chest = _body(x, y, z, anatomy)
     right, left = _lungs(x, y, z, chest, anatomy)
     lungs = right | left
-    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(60, 160)  # blood sinks to the back
+    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(40, 120)  # blood sinks to the back
     hu[lungs] = (LUNG_HU + haze + 25 * _texture(shape, 3, anatomy))[lungs]
     fissure = np.abs(y * 0.8 + z * 0.6 - anatomy.uniform(-5, 20)) < 1.2
     hu[lungs & fissure] += 110
@@ -146,7 +149,7 @@ def _lungs(x, y, z, chest, anatomy):
 def _draw_vessels(hu, x, y, z, lung, anatomy):
     """Draw arteries that fork from the lung's root outwards, each fork thinner than its stem."""
     side = np.sign((np.broadcast_to(x, lung.shape)[lung]).mean())
-    stems = [(np.array([-8.0, 8.0, side * 34]), _direction(anatomy, side), 5.0) for _ in range(9)]
+    stems = [(np.array([-8.0, 8.0, side * 34]), _direction(anatomy, side), 5.0) for _ in range(6)]
     while stems:
         start, direction, radius = stems.pop()
         length = anatomy.uniform(14, 30)
@@ -183,16 +186,16 @@ def _draw_lesion(hu, mask, x, y, z, lungs, disease):
     places = np.argwhere(lungs & (y + np.abs(x) > 80 + 30 * disease.normal()))
     at = places[disease.integers(len(places))]
     centre = z[at[0], 0, 0], y[0, at[1], 0], x[0, 0, at[2]]
-    radii = disease.uniform(9, 30) * disease.uniform(0.7, 1.3, size=3)
+    radii = disease.choice([14, 22, 32, 44]) * disease.uniform(0.75, 1.3, size=3)
     box = _box(x, y, z, centre, 1.5 * radii.max())
     part, axes = hu[box], (z[box[0]], y[:, box[1]], x[:, :, box[2]])
     distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
     depth = 1 - distance + 0.35 * _texture(part.shape, 4, disease)  # above 0 inside, ragged at the rim
     lesion = (depth > 0) & (distance < 2) & lungs[box]
-    glass = disease.uniform(-640, -430) + 45 * _texture(part.shape, 2, disease)
+    glass = disease.uniform(-600, -400) + 45 * _texture(part.shape, 2, disease)
     part[lesion] = np.maximum(part, glass)[lesion]  # vessels show through ground glass
     if disease.random() < 0.5:
-        core = lesion & (depth > disease.uniform(0.3, 0.6))
+        core = lesion & (depth > disease.uniform(0.5, 0.8))
         part[core] = (20 + 20 * _texture(part.shape, 2, disease))[core]  # and vanish in consolidation
     mask[box] |= lesion
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from covseg_lib import slices, storage, training, volumes
+from covseg_lib import slices, storage, volumes
 
 LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
@@ -12,14 +12,14 @@ def predict_slices(run, images, batch_size=16):
     return np.asarray(run.model.predict(images, batch_size=batch_size, verbose=0), np.float32)
 
 
-def predict_study(study, name):
-    """Predict the study's slices with one run; write and return the test slices' probabilities.
+def predict_study(run, study):
+    """Predict the study's slices with a run; write and return the test slices' probabilities.
 
     Writes predictions/<run>.npy, rows as the test rows of slices.csv, and the masks of the training and validation
     slices beside it. Raises ValueError where the run was trained on another processed_data: its test slices may
     have been training slices there.
     """
-    run = training.load_run(study, name)
+    name = run.recipe.run
     if run.recipe.preprocessing != storage.read_json(study.need("preprocessing")):
         raise ValueError(
             f"run {name} was trained on another processed_data than {study.path('preprocessing').parent} holds now: "

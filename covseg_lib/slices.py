@@ -97,13 +97,13 @@ def standardise(image, mean, std):
 
 def _resize_all(files, size, image_file, mask_file):
     """Write all slices, resized, into two .npy files; return the table of them."""
-    counts = [len(np.load(file)["masks"]) for file in files]
+    counts = [_count(file) for file in files]
     shape = (sum(counts), size, size, 1)
     images = open_memmap(image_file, "w+", np.float32, shape)
     masks = open_memmap(mask_file, "w+", np.uint8, shape)
     rows = []
     for file in tqdm(files, desc="resizing", unit="case"):
-        with np.load(file) as sliced:
+        with storage.open_npz(file) as sliced:
             pairs, patient = zip(sliced["images"], sliced["masks"], strict=True), str(sliced["patient"])
         for number, (image, mask) in enumerate(pairs):
             images[len(rows), ..., 0] = resize_image(image, (size, size))
@@ -111,6 +111,11 @@ def _resize_all(files, size, image_file, mask_file):
             rows.append((file.stem, patient, number, int(masks[len(rows)].sum())))
     images.flush(), masks.flush()
     return pd.DataFrame(rows, columns=["case", "patient", "slice", "lesion_pixels"])
+
+
+def _count(file):
+    with storage.open_npz(file) as sliced:
+        return len(sliced["masks"])
 
 
 def _split(table, protocol, seed):

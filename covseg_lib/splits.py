@@ -46,7 +46,7 @@ def patient_split(patients, seed=0, has_lesion=None):
     """Split whole patients: no patient is on two sides, so the scores are those of a new patient.
 
     About a fifth of the slices for testing and a fifth of the rest for validation, as nearly as whole patients
-    allow; where `has_lesion` is given, slices with lesions are spread evenly too.
+    allow; where `has_lesion` is given, every side has slices with lesions.
 
     Parameters
     ----------
@@ -62,10 +62,10 @@ def patient_split(patients, seed=0, has_lesion=None):
     Raises
     ------
     ValueError
-        Fewer than three patients.
+        Fewer than three patients, or than three with lesions.
     """
     patients = np.asarray(patients)
-    lesions = np.zeros(len(patients), bool) if has_lesion is None else np.asarray(has_lesion, bool)
+    lesions = np.ones(len(patients), bool) if has_lesion is None else np.asarray(has_lesion, bool)
     if len(np.unique(patients)) < 3:
         raise ValueError(
             f"a patient split needs three patients at least, found {len(np.unique(patients))}: "
@@ -77,10 +77,12 @@ def patient_split(patients, seed=0, has_lesion=None):
 
 
 def _hold_out(rows, patients, lesions, seed):
-    """Return `rows` without a fifth of them in whole patients, and that fifth."""
+    """Return `rows` without a fifth of them in whole patients, and that fifth, which holds lesions."""
     folds = StratifiedGroupKFold(min(5, len(np.unique(patients[rows]))), shuffle=True, random_state=seed)
-    kept, held_out = next(folds.split(rows, lesions[rows], patients[rows]))
-    return rows[kept], rows[held_out]
+    for kept, held_out in folds.split(rows, lesions[rows], patients[rows]):
+        if lesions[rows[held_out]].any() and lesions[rows[kept]].any():
+            return rows[kept], rows[held_out]
+    raise ValueError("fewer than three patients have lesions: train, validation and test each need one")
 
 
 def _named(n, validation, test):

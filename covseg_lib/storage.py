@@ -60,6 +60,11 @@ def write_npy(path, array):
         np.save(temporary, array)
 
 
+def open_npz(path):
+    """Open an .npz file; a context manager that gives its arrays by name."""
+    return np.load(path, allow_pickle=False)
+
+
 def write_figure(path, figure):
     """Write a Matplotlib figure as an image, atomically."""
     with atomic(path) as temporary:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from covseg_lib import storage
 
 LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
@@ -18,11 +20,13 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
     "history": ("models/{run}/history.csv", "03, 04 or 05"),
     "timing": ("models/{run}/timing.json", "03, 04 or 05"),
     "weights": ("models/{run}/best.weights.h5", "03, 04 or 05"),
+    "predictions": ("predictions", "06"),
     "prediction": ("predictions/{run}.npy", "06"),
     "seen": ("predictions/{run}_seen.npy", "06"),
     "nifti": ("predictions/nifti/{run}/{case}.nii.gz", "06"),
     "scores": ("scores/scores.csv", "06"),
     "table": ("scores/table_2_1.csv", "06"),
+    "figures": ("figures", "01 to 06"),
     "figure": ("figures/{name}.png", "01 to 06"),
     "notebooks": ("notebooks", "the command `covseg run`"),
     "report": ("report.html", "the command `covseg run`"),
@@ -30,23 +34,27 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
 
 LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring HU to 0..255
 
+OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
+
 PROFILES = {
     "demo": {  # phantom volumes; the whole study in two minutes on a laptop
         "source": "phantom",
+        "dataset": "",
         "window_hu": LUNG_WINDOW_HU,
         "step": 2,
         "size": 64,
         "split": "patient",
-        "base_filters": 8,
+        "base_filters": 12,
         "depth": 4,
-        "epochs": {"accuracy": 25, "iou": 25, "dice": 25},
-        "batch_size": 8,
+        "epochs": {"accuracy": 24, "iou": 24, "dice": 24},
+        "batch_size": 4,
         "learning_rate": 1e-3,
         "precision": "float32",
         "seed": 0,
     },
     "report": {  # the report's own sizes, split and epochs
         "source": "folder",
+        "dataset": "",
         "window_hu": LUNG_WINDOW_HU,
         "step": 2,
         "size": 256,
@@ -82,16 +90,20 @@ class Study:
     def __repr__(self):
         return f"Study({str(self.root)!r})"
 
-    def path(self, name, **parts):
+    def path(self, name, /, **parts):
         """Return the path called `name` in `LAYOUT`, its {parts} filled in."""
         return self.root / LAYOUT[name][0].format(**parts)
 
-    def need(self, name, **parts):
+    def need(self, name, /, **parts):
         """Return the same path, or raise FileNotFoundError naming the notebook that makes it."""
         path = self.path(name, **parts)
         if not path.exists():
             raise FileNotFoundError(f"no {path.name} in {path.parent}: run notebook {LAYOUT[name][1]} first")
         return path
+
+    def dataset(self):
+        """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's own dataset/."""
+        return Path(self.settings()["dataset"] or self.path("dataset"))
 
     def create(self, profile, why="", **overrides):
         """Write study.json: the profile's settings, with those of `overrides` that are not None put over them.
@@ -109,9 +121,32 @@ class Study:
         stored = storage.read_json(self.need("settings"))
         return _merge(stored["settings"], overrides)
 
+    def listing(self, *names, **parts):
+        """Return a table of files and their sizes in MB; a folder stands for all files in it.
+
+        A name is one of `LAYOUT`, its {parts} given for all.
+        """
+        paths = [self.path(name, **parts) for name in names]
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        rows = [(file.relative_to(self.root).as_posix(), round(file.stat().st_size / 1e6, 3)) for file in files]
+        return pd.DataFrame(rows, columns=["file", "MB"])
+
     def runs(self):
-        """Return the names of the finished runs in models/, sorted."""
-        return sorted(path.parent.name for path in self.path("models").glob("*/timing.json"))
+        """Return the names of the finished runs in models/ that were trained on processed_data as it is now.
+
+        In the report's order (accuracy, IoU, Dice), then by name.
+        """
+        made_with = storage.read_json(self.need("preprocessing"))
+        recipes = {name: storage.read_json(self.need("recipe", run=name)) for name in self._finished()}
+        fitting = [name for name, recipe in recipes.items() if recipe["preprocessing"] == made_with]
+        return sorted(fitting, key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
+
+    def stale_runs(self):
+        """Return the names of the finished runs that were trained on another processed_data."""
+        return sorted(set(self._finished()) - set(self.runs()))
+
+    def _finished(self):
+        return [path.parent.name for path in self.path("models").glob("*/timing.json")]
 
 
 def _merge(settings, overrides):

@@ -27,6 +27,7 @@ class Recipe:
     depth: int = 4
     batch_size: int = 8
     learning_rate: float = 1e-4
+    clipnorm: float = 0.1  # a step's gradient, all weights together, is cut to this length
     lesion_prior: float = 0.01
     precision: str = "float32"
     seed: int = 0
@@ -81,9 +82,11 @@ def train(recipe, study, report=None):
     keras.utils.set_random_seed(recipe.seed)
     objective = OBJECTIVES[recipe.objective]
     train_set, validation_set = slices.load(study, "train"), slices.load(study, "validation")
+    mixed = np.random.default_rng(recipe.seed).permutation(len(validation_set[0]))  # no batch of healthy slices only
     model = compile_model(recipe)
     study.path("timing", run=recipe.run).unlink(missing_ok=True)
     storage.write_json(study.path("recipe", run=recipe.run), asdict(recipe))
+    weights_only = keras.Model(model.inputs, model.outputs)  # shares the weights, leaves the optimizer's state out
     history, best = [], -np.inf
     for epoch in range(recipe.epochs):
         start = time.perf_counter()
@@ -92,7 +95,7 @@ def train(recipe, study, report=None):
             *(array[order] for array in train_set),
             batch_size=recipe.batch_size,
             shuffle=False,
-            validation_data=validation_set,
+            validation_data=tuple(array[mixed] for array in validation_set),
             verbose=0,
         ).history
         scores = {name: values[0] for name, values in logs.items()}
@@ -101,7 +104,7 @@ def train(recipe, study, report=None):
         if scores[f"val_{objective.metric}"] > best:
             best = scores[f"val_{objective.metric}"]
             with storage.atomic(study.path("weights", run=recipe.run)) as temporary:
-                model.save_weights(temporary)
+                weights_only.save_weights(temporary)
         if report:
             report(_line(recipe, objective.metric, history))
     storage.write_json(study.path("timing", run=recipe.run), _timing(history))
@@ -115,18 +118,21 @@ def load_run(study, name):
     """
     timing = storage.read_json(study.need("timing", run=name))
     recipe = Recipe(**storage.read_json(study.need("recipe", run=name)))
-    model = compile_model(recipe)
+    model = build_model(recipe)
     model.load_weights(study.need("weights", run=name))
     return Run(recipe, model, pd.read_csv(study.need("history", run=name)), timing)
 
 
+def build_model(recipe):
+    """Return the recipe's U-Net with untrained weights."""
+    size = recipe.preprocessing["size"]
+    return build_unet(size, recipe.base_filters, recipe.depth, recipe.lesion_prior, recipe.precision)
+
+
 def compile_model(recipe):
-    """Return an untrained U-Net, compiled with the recipe's objective and Adam."""
-    objective = OBJECTIVES[recipe.objective]
-    model = build_unet(
-        recipe.preprocessing["size"], recipe.base_filters, recipe.depth, recipe.lesion_prior, recipe.precision
-    )
-    optimizer = keras.optimizers.Adam(recipe.learning_rate)
+    """Return the recipe's U-Net with untrained weights, compiled with its objective and Adam."""
+    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
+    optimizer = keras.optimizers.Adam(recipe.learning_rate, global_clipnorm=recipe.clipnorm)
     model.compile(optimizer=optimizer, loss=objective.loss, metrics=[objective.make_metric()])
     return model
 

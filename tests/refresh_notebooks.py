@@ -1,0 +1,33 @@
+"""Make the committed notebooks' outputs again by a demo run: `make notebooks`.
+
+What goes to stderr (progress bars, TensorFlow's greeting) and all times of execution are left out.
+"""
+
+import os
+import sys
+import tempfile
+
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+from covseg_lib import runner, storage
+
+
+def refresh(path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, resources={"metadata": {"path": path.parent}}, record_timing=False, timeout=None).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata["language_info"] = {"name": "python"}
+    with storage.atomic(path) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["COVSEG_STUDY"] = os.path.join(folder, "study")
+        for path in tqdm(runner.notebooks(sys.argv[1:])):
+            refresh(path)
