@@ -46,12 +46,12 @@ def predict_volume(run, path):
     `volumes.write_mask`
     """
     made_with = run.recipe.preprocessing
-    scan, header = volumes.read_volume(path)
-    grey = volumes.to_grey(scan[:, :: made_with["step"], :: made_with["step"]], made_with["window_hu"])
-    mask = np.zeros(scan.shape, np.uint8)
-    for first in range(0, len(scan), 16):
+    scan, header = volumes.read_volume(path, made_with["step"])
+    grey = volumes.to_grey(scan, made_with["window_hu"])
+    mask = np.zeros(volumes.upright_shape(header), np.uint8)
+    for first in range(0, len(mask), 16):
         images = [slices.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
         batch = slices.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
         for number, probability in enumerate(predict_slices(run, batch)[..., 0]):
-            mask[first + number] = slices.resize_image(probability, scan.shape[1:]) >= LESION_FROM
+            mask[first + number] = slices.resize_image(probability, mask.shape[1:]) >= LESION_FROM
     return mask, header

@@ -71,18 +71,24 @@ def patient_split(patients, seed=0, has_lesion=None):
             f"a patient split needs three patients at least, found {len(np.unique(patients))}: "
             'add volumes of other patients, or use SPLIT = "slice" and read what it means'
         )
-    rest, test = _hold_out(np.arange(len(patients)), patients, lesions, seed)
-    _, validation = _hold_out(rest, patients, lesions, seed)
+    if len(np.unique(patients[lesions])) < 3:
+        raise ValueError("fewer than three patients have lesions: train, validation and test each need one")
+    rest, test = _hold_out(np.arange(len(patients)), patients, lesions, seed, leave=2)
+    _, validation = _hold_out(rest, patients, lesions, seed, leave=1)
     return _named(len(patients), validation, test)
 
 
-def _hold_out(rows, patients, lesions, seed):
-    """Return `rows` without a fifth of them in whole patients, and that fifth, which holds lesions."""
+def _hold_out(rows, patients, lesions, seed, leave):
+    """Return `rows` without a fifth of them, and that fifth: whole patients, with lesions in it.
+
+    At least `leave` patients with lesions stay among the others.
+    """
     folds = StratifiedGroupKFold(min(5, len(np.unique(patients[rows]))), shuffle=True, random_state=seed)
     for kept, held_out in folds.split(rows, lesions[rows], patients[rows]):
-        if lesions[rows[held_out]].any() and lesions[rows[kept]].any():
+        left = np.unique(patients[rows[kept]][lesions[rows[kept]]])
+        if lesions[rows[held_out]].any() and len(left) >= leave:
             return rows[kept], rows[held_out]
-    raise ValueError("fewer than three patients have lesions: train, validation and test each need one")
+    raise ValueError("no split into whole patients gives every side lesions: try another seed, or add patients")
 
 
 def _named(n, validation, test):

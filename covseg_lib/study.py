@@ -63,7 +63,7 @@ PROFILES = {
         "depth": 4,
         "epochs": {"accuracy": 100, "iou": 100, "dice": 250},
         "batch_size": 8,
-        "learning_rate": 1e-4,
+        "learning_rate": 2e-4,
         "precision": "float32",
         "seed": 0,
     },

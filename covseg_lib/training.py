@@ -16,7 +16,15 @@ from covseg_lib.unet import build_unet
 class Recipe:
     """All that decides how a run comes out; recipe.json holds it beside the weights.
 
-    RECIPE_TRIED
+    The report names Adam and the epochs; batch size, learning rate and initialiser are ours. Tried on its 661 slices
+    (128 px, 32 filters, slice split, mixed_bfloat16, Dice after so many epochs on validation slices):
+
+    - He kernels, prior 1 %, batch 8, 1e-4, no clipping: BCE trains (0.70 after 5), soft Dice with 1 as smoothing
+      falls to the empty mask in epoch 3 (seed 0); with 1e-7 as smoothing seeds 0, 1, 2 train, seed 3 falls in epoch 2.
+    - The same, 3e-4: both train (0.76 and 0.67 after 5); batch 16: both train (0.73 and 0.72 after 5). Seed 0 only.
+    - Gradient clipped to 0.1, 1e-4: seed 3 trains (0.54 after 3); to 1.0, hardly (0.20 after 3).
+    - Gradient clipped to 0.1, 2e-4, batch 8, taken: TAKEN
+    - Keras' default kernels, 1e-3, batch 16: the empty mask from the first epoch on.
     """
 
     run: str
@@ -26,7 +34,7 @@ class Recipe:
     base_filters: int = 32
     depth: int = 4
     batch_size: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     clipnorm: float = 0.1  # a step's gradient, all weights together, is cut to this length
     lesion_prior: float = 0.01
     precision: str = "float32"

@@ -116,5 +116,10 @@ def write_mask(path, mask, like):
         nib.save(nib.Nifti1Image(array, None, header), temporary)
 
 
+def upright_shape(header):
+    """Return (S, H, W) of the volume that a NIfTI header describes: slices, rows and columns of it upright."""
+    return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
 def _to_upright(header):
     return nib.orientations.ornt_transform(nib.io_orientation(header.get_best_affine()), UPRIGHT).astype(int)

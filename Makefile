@@ -1,0 +1,23 @@
+# Each target makes .venv by itself.   make demo   make test   make notebooks   make lint
+PYTHON ?= python3
+BIN = .venv/bin
+
+demo: .venv/installed
+	$(BIN)/covseg run --study study -p PROFILE demo
+
+test: .venv/installed lint
+	$(BIN)/pytest
+
+notebooks: .venv/installed
+	$(BIN)/python tests/refresh_notebooks.py
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test notebooks lint

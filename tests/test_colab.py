@@ -1,0 +1,151 @@
+"""Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-up cell."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+
+from covseg_lib import colab, runner
+
+COPIED = ("covseg_lib", "notebooks", "requirements.txt")
+
+
+def _set_up_cell():
+    return nbformat.read(runner.notebooks()[0], as_version=4).cells[2].source
+
+
+def _wheel(folder, name, needs=""):
+    """Write a wheel of an empty package."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+class Runtime:
+    """A Colab runtime in a folder: its content, what Drive would hold once mounted, and a stand-in google.colab."""
+
+    def __init__(self, folder):
+        self.content, self.on_drive = folder / "content", folder / "my_drive"
+        (self.content / "sample_data").mkdir(parents=True)
+        self.on_drive.mkdir()
+        stand_in = folder / "site" / "google" / "colab"
+        stand_in.mkdir(parents=True)
+        (stand_in / "__init__.py").write_text("")
+        (stand_in / "drive.py").write_text(
+            "import os, shutil\n"
+            "def mount(place):\n"
+            "    print('mounting', place)\n"
+            f"    shutil.copytree({str(self.on_drive)!r}, os.path.join(place, 'MyDrive'))\n"
+        )
+        self.environment = os.environ | {
+            "COLAB_RELEASE_TAG": "release-colab",
+            "COVSEG_CONTENT": str(self.content),
+            "PYTHONPATH": str(folder / "site"),
+            "PYTHONSAFEPATH": "1",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(folder / "wheels"),
+            "PIP_TARGET": str(folder / "site"),
+        }
+        self.environment.pop("COVSEG_STUDY", None)
+
+    def put_project(self, project, folder, extra_requirements=""):
+        for name in COPIED:
+            copy = shutil.copytree if (project / name).is_dir() else shutil.copy
+            (folder).mkdir(parents=True, exist_ok=True)
+            copy(project / name, folder / name)
+        with open(folder / "requirements.txt", "a") as file:
+            file.write(extra_requirements)
+
+    def run_set_up(self):
+        code = f'STUDY = ""\n{_set_up_cell()}\nprint("library:", colab.PROJECT)'
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=self.content, env=self.environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    return Runtime(tmp_path)
+
+
+def test_the_project_is_found_on_drive_and_the_study_lies_in_it(runtime, project):
+    runtime.put_project(project, runtime.on_drive / "Courses" / "my covseg")
+    done = runtime.run_set_up()
+    assert done.returncode == 0, done.stderr
+    there = runtime.content / "drive" / "MyDrive" / "Courses" / "my covseg"
+    assert f"library: {there}" in done.stdout
+    assert f"study: {there}/study" in done.stdout
+    assert f"mounting {runtime.content}/drive" in done.stdout
+
+
+def test_a_mounted_drive_is_not_mounted_again(runtime, project):
+    runtime.put_project(project, runtime.content / "drive" / "MyDrive" / "covseg")
+    done = runtime.run_set_up()
+    assert done.returncode == 0, done.stderr
+    assert "mounting" not in done.stdout
+
+
+def test_opened_from_github_the_project_is_cloned_and_the_study_lies_on_drive(runtime, project, tmp_path):
+    runtime.put_project(project, tmp_path / "github")
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\nfor last; do :; done\ncp -r {tmp_path}/github "$last"\n')
+    git.chmod(0o755)
+    runtime.environment["PATH"] = f"{git.parent}:{os.environ['PATH']}"
+    done = runtime.run_set_up()
+    assert done.returncode == 0, done.stderr
+    assert f"library: {runtime.content}/covseg" in done.stdout
+    assert f"study: {runtime.content}/drive/MyDrive/covseg/study" in done.stdout
+
+
+def test_a_missing_package_is_installed_and_nothing_else_moves(runtime, project, tmp_path):
+    _wheel(tmp_path / "wheels", "covsegmissing")
+    _wheel(tmp_path / "wheels", "numpy")  # pip would take it if it were let
+    runtime.put_project(project, runtime.on_drive / "covseg", "covsegmissing>=1\n")
+    done = runtime.run_set_up()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "covsegmissing.py").exists()
+    assert not list((tmp_path / "site").glob("numpy*"))
+
+
+def test_a_package_that_would_move_another_is_refused(runtime, project, tmp_path):
+    _wheel(tmp_path / "wheels", "numpy")
+    _wheel(tmp_path / "wheels", "covsegmissing", "Requires-Dist: numpy==1.0\n")
+    runtime.put_project(project, runtime.on_drive / "covseg", "covsegmissing>=1\n")
+    done = runtime.run_set_up()
+    assert done.returncode != 0
+    assert "pip could not install covsegmissing>=1 beside what Colab has" in done.stderr
+    assert f"numpy=={importlib.metadata.version('numpy')}" in done.stderr
+    assert not list((tmp_path / "site").glob("numpy*"))
+
+
+def test_jupyter_never_reaches_colab(project):
+    wanted = colab._requirements(project / "requirements.txt")
+    assert any(line.startswith("tensorflow>=") for line in wanted)
+    assert not any(line.startswith(("jupyter", "nbval")) for line in wanted)
+
+
+def test_elsewhere_nothing_is_installed(monkeypatch, tmp_path):
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    (tmp_path / "requirements.txt").write_text("covsegmissing\n")
+    assert colab.install_missing(tmp_path / "requirements.txt") == []
+
+
+@pytest.mark.parametrize(
+    ("on_colab", "gpus", "profile"), [(True, ["Tesla T4"], "report"), (True, [], "demo"), (False, ["RTX"], "demo")]
+)
+def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, gpus, profile):
+    monkeypatch.setattr(colab, "on_colab", lambda: on_colab)
+    monkeypatch.setattr(colab, "_gpus", lambda: gpus)
+    assert colab.pick_profile("auto")[0] == profile
+    assert colab.pick_profile("demo") == ("demo", "asked for")
+    with pytest.raises(ValueError, match="auto, demo or report"):
+        colab.pick_profile("big")

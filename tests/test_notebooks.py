@@ -1,0 +1,97 @@
+"""What holds for every notebook as committed: order of cells, sameness, outputs."""
+
+import re
+
+import nbformat
+import pytest
+
+from covseg_lib import runner
+from covseg_lib.objectives import OBJECTIVES
+from covseg_lib.study import OBJECTIVE_NAMES, PROFILES
+
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in runner.notebooks()}
+TRAINING = [name for name in NOTEBOOKS if "_train_" in name]
+every = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def _code(name):
+    return [cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
+
+
+def test_the_suite_is_the_designs():
+    assert list(NOTEBOOKS) == [
+        "01_slice_volumes",
+        "02_preprocess",
+        "03_train_accuracy",
+        "04_train_iou",
+        "05_train_dice",
+        "06_predict_and_compare",
+    ]
+
+
+@every
+def test_title_parameters_set_up_imports_come_first(name):
+    title, parameters, set_up, imports = NOTEBOOKS[name].cells[:4]
+    assert title.source.startswith(f"# {name[:2]} · ")
+    for said in ("**Needs**", "**Makes**", "**Time**", f"/notebooks/{name}.ipynb"):
+        assert said in title.source
+    assert parameters.metadata.tags == ["parameters"]
+    assert set_up.source.startswith("# Set-up, the same in every notebook.")
+    assert "from covseg_lib" in imports.source
+
+
+@every
+def test_set_up_is_the_same_in_all(name):
+    assert _code(name)[1] == _code("01_slice_volumes")[1], f"the set-up cell of {name} differs from 01's"
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_notebooks_differ_in_parameters_only(name):
+    first = _code(TRAINING[0])
+    for number, (ours, theirs) in enumerate(zip(_code(name), first, strict=True)):
+        if number:
+            assert ours == theirs, f"code cell {number} of {name} differs from {TRAINING[0]}'s"
+    objective = name.rsplit("_", 1)[1]
+    assert _code(name)[0] == first[0].replace('OBJECTIVE = "accuracy"', f'OBJECTIVE = "{objective}"')
+
+
+@every
+def test_parameters_are_literals_with_a_form_field(name):
+    for line in _code(name)[0].splitlines():
+        if line and not line.startswith("#"):
+            target, value = re.fullmatch(r"([A-Z_]+) = (.+?)  #@param .+", line).groups()
+            assert runner.parse_value(value) is None or not value.isidentifier(), target
+
+
+@every
+def test_cells_are_few_and_short(name):
+    code = _code(name)
+    lines = [line for source in code for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(NOTEBOOKS[name].cells) <= 20
+    assert len(lines) <= 60
+    assert all(len(source.splitlines()) <= 10 for source in code[3:])
+    assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)
+
+
+@every
+def test_outputs_are_there_and_clean(name):
+    cells = [cell for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output.get("name") == "stderr" or output.output_type == "error" for output in outputs)
+    checked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert checked
+    assert all(cell.outputs for cell in checked)
+    assert "widgets" not in NOTEBOOKS[name].metadata
+
+
+@every
+def test_links_between_notebooks_lead_somewhere(name):
+    prose = "\n".join(cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "markdown")
+    assert all(link in NOTEBOOKS for link in re.findall(r"\]\((\d\d_\w+)\.ipynb\)", prose))
+
+
+def test_objectives_are_those_of_study_and_profiles():
+    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
+    assert all(tuple(profile["epochs"]) == OBJECTIVE_NAMES for profile in PROFILES.values())

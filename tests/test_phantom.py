@@ -1,0 +1,55 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from covseg_lib import dataset, phantom, scores, volumes
+
+SHAPE = (12, 96, 96)
+
+
+def _volume(lesions=4, seed=0, shape=SHAPE):
+    return phantom.make_volume(shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1))
+
+
+def test_one_seed_gives_one_volume():
+    assert all((a == b).all() for a, b in zip(_volume(), _volume(), strict=True))
+    assert (_volume()[0] != _volume(seed=3)[0]).any()
+
+
+def test_lesions_lie_in_the_lungs_and_lungs_are_mostly_air():
+    image, mask, lungs = _volume()
+    assert image.dtype == np.int16
+    assert image.min() >= -1024
+    assert mask.any()
+    assert (lungs[mask > 0] > 0).all()
+    assert np.median(image[(lungs > 0) & (mask == 0)]) < -750
+    assert -700 < np.median(image[mask > 0]) < 100
+
+
+def test_a_healthy_chest_has_no_lesion():
+    assert not _volume(lesions=0)[1].any()
+
+
+def test_a_threshold_does_not_find_the_lesions():
+    drawn = [_volume(lesions=3, seed=seed, shape=(12, 256, 256)) for seed in range(3)]
+    grey = np.stack([volumes.to_grey(image) for image, _, _ in drawn]).astype(np.float32)
+    masks = np.stack([mask for _, mask, _ in drawn])
+    low, high = scores.best_band(grey, masks)
+    assert scores.dice(masks, (grey >= low) & (grey <= high)) < 0.5
+
+
+def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
+    small = {case: (seed, n, (6, h // 4, w // 4), o) for case, (seed, n, (_, h, w), o) in phantom.PHANTOMS.items()}
+    monkeypatch.setattr(phantom, "PHANTOMS", small)
+    monkeypatch.setattr(phantom, "PIXEL_MM", 5.6)
+    monkeypatch.setattr(phantom, "SLICE_MM", 40.0)
+    cases = dataset.find_cases(phantom.make_dataset(tmp_path))
+    assert len(cases) == 12
+    assert len({case.patient for case in cases}) == 11
+    pairs = {case.name: volumes.read_pair(case) for case in cases}
+    assert not pairs["phantom_03"].mask.any()
+    assert pairs["phantom_04"].image.shape[1] != pairs["phantom_04"].image.shape[2]
+    assert pairs["phantom_05"].image.dtype == np.uint8
+    orientations = {nib.aff2axcodes(pair.header.get_best_affine()) for pair in pairs.values()}
+    assert len(orientations) > 2
+    assert pairs["phantom_02"].header.get_zooms() == pytest.approx((5.6, 5.6, 40.0))

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from covseg_lib import dataset, prediction, slices, training, volumes
+
+
+def test_rows_are_the_test_rows(tiny_study, tiny_recipe):
+    run = training.train(tiny_recipe, tiny_study)
+    probabilities = prediction.predict_study(run, tiny_study)
+    images, _ = slices.load(tiny_study, "test")
+    assert probabilities.shape == images.shape
+    assert (np.load(tiny_study.path("prediction", run="dice")) == probabilities).all()
+    seen = np.load(tiny_study.path("seen", run="dice"))
+    assert (len(seen) + len(probabilities), seen.dtype) == (25, np.uint8)
+
+
+def test_a_run_of_other_slices_is_refused(tiny_study, tiny_recipe):
+    run = training.train(tiny_recipe, tiny_study)
+    slices.build(tiny_study, 16, "patient", seed=1)
+    with pytest.raises(ValueError, match="trained on another processed_data"):
+        prediction.predict_study(run, tiny_study)
+
+
+def test_a_volume_is_predicted_as_its_slices_are(tiny_study, tiny_recipe, tiny_dataset, tmp_path):
+    run = training.train(tiny_recipe, tiny_study)
+    table = slices.table(tiny_study).query("split == 'test'").reset_index()
+    case = dataset.find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
+    mask, header = prediction.predict_volume(run, case.image)
+    of_slices = prediction.predict_slices(run, slices.load(tiny_study, "test")[0])[table["case"] == case.name]
+    for found, probability in zip(mask, of_slices[..., 0], strict=True):
+        assert (found == (slices.resize_image(probability, (16, 20)) >= 0.5)).all()
+    volumes.write_mask(tmp_path / "mask.nii.gz", mask, header)
+    assert nib.load(tmp_path / "mask.nii.gz").shape == nib.load(case.image).shape
+
+
+def test_every_second_pixel_is_the_one_that_training_saw(tiny_study, tiny_recipe, tmp_path):
+    """Of a volume whose columns run to the right, the file's first pixel is the last on screen."""
+    made_with = tiny_recipe.preprocessing | {"step": 2}
+    run = training.Run(replace(tiny_recipe, preprocessing=made_with), None, None, None)
+    image = np.random.default_rng(0).integers(-1000, 0, (32, 32, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / "ras.nii")
+    seen, _ = volumes.read_volume(tmp_path / "ras.nii", step=2)
+    expected = slices.standardise(volumes.to_grey(seen), made_with["mean"], made_with["std"])
+    given = []
+
+    class Model:
+        def predict(self, images, **_):
+            given.append(images)
+            return images * 0
+
+    prediction.predict_volume(replace(run, model=Model()), tmp_path / "ras.nii")
+    assert np.allclose(np.concatenate(given)[..., 0], expected, atol=1e-5)

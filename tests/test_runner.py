@@ -1,0 +1,69 @@
+import nbformat
+import pytest
+from click.testing import CliRunner
+
+from covseg_lib import runner
+from covseg_lib.__main__ import main
+from covseg_lib.study import Study
+
+
+def _notebook(path, *sources):
+    notebook = nbformat.v4.new_notebook()
+    cells = ['STUDY = ""\nEPOCHS = 1', *sources]
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    _notebook(folder / "01_first.ipynb", "from pathlib import Path\nPath(STUDY, 'made').write_text(str(EPOCHS))")
+    _notebook(folder / "02_second.ipynb", "1 / 0")
+    monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+    return Study(tmp_path / "study")
+
+
+def test_parameters_reach_the_notebook_and_the_copy_stays(suite):
+    (made,) = runner.run(suite, {"EPOCHS": 50}, ["01"])
+    assert (suite.root / "made").read_text() == "50"
+    assert made == suite.path("notebooks") / "01_first.ipynb"
+    assert nbformat.read(made, as_version=4).cells[-1].execution_count
+
+
+def test_an_unknown_parameter_lists_the_known_ones_and_runs_nothing(suite):
+    with pytest.raises(ValueError, match=r"no parameter EPOCH in these notebooks: they have EPOCHS, STUDY"):
+        runner.run(suite, {"EPOCH": 50})
+    assert not suite.root.exists()
+
+
+def test_a_failed_notebook_names_cell_error_and_copy(suite):
+    with pytest.raises(
+        runner.NotebookFailed, match=r"02_second\.ipynb stopped in cell \d with ZeroDivisionError"
+    ) as it:
+        runner.run(suite)
+    assert str(suite.path("notebooks") / "02_second.ipynb") in str(it.value)
+    assert (suite.path("notebooks") / "02_second.ipynb").exists()
+
+
+def test_an_unknown_notebook_lists_the_known_ones(suite):
+    with pytest.raises(ValueError, match="no notebook 07: there are 01_first, 02_second"):
+        runner.run(suite, numbers=["07"])
+
+
+def test_the_command_line_says_it_in_one_line(suite, tmp_path):
+    done = CliRunner().invoke(main, ["run", "--study", str(tmp_path / "s"), "-p", "EPOCH", "50"])
+    assert done.exit_code == 1
+    assert "Error: no parameter EPOCH" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_predicting_without_a_run_names_the_notebook(tmp_path):
+    scan = tmp_path / "scan.nii"
+    scan.touch()
+    done = CliRunner().invoke(main, ["predict", str(scan), "--study", str(tmp_path), "--out", str(tmp_path / "m.nii")])
+    assert done.exit_code == 1
+    assert "run notebook 03, 04 or 05 first" in done.output

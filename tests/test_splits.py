@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from covseg_lib.splits import patient_split, slice_split
+
+
+def test_661_slices_are_the_reports_476_119_66():
+    names, counts = np.unique(slice_split(661), return_counts=True)
+    assert dict(zip(names, counts, strict=True)) == {"train": 476, "validation": 119, "test": 66}
+
+
+def test_a_seed_gives_the_same_split_and_another_seed_another():
+    assert (slice_split(100, seed=1) == slice_split(100, seed=1)).all()
+    assert (slice_split(100, seed=1) != slice_split(100, seed=2)).any()
+
+
+def test_too_few_slices_are_an_error():
+    with pytest.raises(ValueError, match="9 slices"):
+        slice_split(9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("patients", [3, 4, 11])
+def test_a_patient_is_on_one_side_only(patients, seed):
+    of_slice = np.repeat([f"p{number}" for number in range(patients)], 7)
+    split = patient_split(of_slice, seed)
+    assert all(len(set(split[of_slice == patient])) == 1 for patient in set(of_slice))
+    assert set(split) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_side_has_lesions(seed):
+    of_slice, lesion = np.repeat(list("abcdefgh"), 5), np.repeat([1, 1, 0, 0, 1, 0, 0, 0], 5)
+    split = patient_split(of_slice, seed, lesion)
+    assert all(lesion[split == side].any() for side in ("train", "validation", "test"))
+
+
+def test_too_few_patients_are_an_error():
+    with pytest.raises(ValueError, match="found 2"):
+        patient_split(["a", "b", "b"])
+    with pytest.raises(ValueError, match="fewer than three patients have lesions"):
+        patient_split(["a", "b", "c"], has_lesion=[1, 1, 0])

@@ -1,0 +1,45 @@
+import re
+
+import pytest
+
+from covseg_lib import storage
+from covseg_lib.study import LAYOUT, PROFILES, Study
+
+
+def test_a_missing_file_names_the_notebook_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no images\.npy in .*processed_data: run notebook 02 first"):
+        Study(tmp_path).need("images")
+
+
+def test_an_override_wins_over_the_profile_and_none_does_not(tmp_path):
+    study = Study(tmp_path)
+    study.create("demo", seed=7, step=None)
+    assert study.settings()["seed"] == 7
+    assert study.settings()["step"] == PROFILES["demo"]["step"]
+    assert study.settings(seed=8, size=None)["seed"] == 8
+
+
+@pytest.mark.parametrize("call", [lambda s: s.create("big"), lambda s: s.create("demo", sized=3)])
+def test_an_unknown_name_lists_the_known_ones(tmp_path, call):
+    with pytest.raises(ValueError, match=r"demo, report|window_hu"):
+        call(Study(tmp_path))
+
+
+def test_profiles_hold_the_same_settings():
+    assert PROFILES["demo"].keys() == PROFILES["report"].keys()
+
+
+def test_runs_trained_on_other_slices_are_stale(tmp_path):
+    study = Study(tmp_path)
+    storage.write_json(study.path("preprocessing"), {"mean": 1})
+    for run, objective, mean in (("b", "dice", 1), ("a", "iou", 1), ("c", "dice", 2)):
+        recipe = {"objective": objective, "preprocessing": {"mean": mean}}
+        storage.write_json(study.path("recipe", run=run), recipe)
+        storage.write_json(study.path("timing", run=run), {})
+    assert study.runs() == ["a", "b"]
+    assert study.stale_runs() == ["c"]
+
+
+def test_drive_layout_names_every_path_and_its_notebook(project):
+    rows = re.findall(r"^\| `study/(\S+)` \| (.+?) \|", (project / "drive_layout.md").read_text(), re.M)
+    assert dict(rows) == dict(LAYOUT.values())

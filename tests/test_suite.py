@@ -1,0 +1,69 @@
+"""The six notebooks from end to end on the phantom study, once by papermill and once under nbval."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from covseg_lib import runner, slices
+from covseg_lib.study import LAYOUT, Study
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo study, as `make demo` makes it."""
+    study = Study(tmp_path_factory.mktemp("demo") / "study")
+    runner.run(study, {"PROFILE": "demo"})
+    return study
+
+
+def _run(command, study, cwd):
+    environment = os.environ | {"COVSEG_STUDY": str(study.root)}
+    return subprocess.run([sys.executable, "-m", *command], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_the_whole_study_is_there(demo):
+    for path, _ in LAYOUT.values():
+        pattern = path.replace("{run}", "dice").replace("{case}", "*").replace("{name}", "dice_overlays")
+        assert list(demo.root.glob(pattern)), path
+    assert not list(demo.root.rglob(".part-*"))
+    assert [path.name[:2] for path in sorted(demo.path("notebooks").iterdir())] == ["01", "02", "03", "04", "05", "06"]
+    assert "not a medical device" in demo.path("report").read_text()
+
+
+def test_the_dice_model_finds_lesions_of_patients_it_has_not_seen(demo):
+    table = slices.table(demo)
+    sides = table.groupby("patient")["split"].nunique()
+    assert (sides == 1).all()
+    scores = pd.read_csv(demo.path("scores")).set_index("run")
+    assert scores.loc["dice", "dice"] > 0.8
+    assert scores.loc["(grey band)", "dice"] < 0.5
+    assert scores.loc["(empty mask)", "dice"] == 0
+    assert scores.loc["(empty mask)", "accuracy"] > 0.95
+
+
+def test_the_committed_outputs_hold_and_a_second_demo_has_the_same_scores(demo, project, tmp_path):
+    again = Study(tmp_path / "study")
+    nbval = ["pytest", "-p", "no:cacheprovider", "--override-ini", "addopts=", "--nbval-lax", "--nbval-current-env"]
+    done = _run([*nbval, "notebooks"], again, project)
+    assert done.returncode == 0, done.stdout[-6000:]
+    first, second = (pd.read_csv(study.path("scores")).set_index("run") for study in (demo, again))
+    assert np.allclose(first, second, atol=1e-6), f"{first}\n{second}"
+
+
+def test_a_notebook_alone_under_plain_papermill_and_06_finds_its_run(demo, project, tmp_path):
+    study = Study(tmp_path / "study")
+    shutil.copytree(demo.root, study.root)
+    out = tmp_path / "out.ipynb"
+    notebook = "notebooks/03_train_accuracy.ipynb"
+    done = _run(["papermill", notebook, str(out), "-p", "EPOCHS", "1", "-p", "RUN", "accuracy_e1"], study, project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(out, 4).cells)
+    assert len(pd.read_csv(study.path("history", run="accuracy_e1"))) == 1
+    runner.run(study, numbers=["06"])
+    assert pd.read_csv(study.path("table"))["run"].tolist() == ["accuracy", "accuracy_e1", "iou", "dice"]

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from covseg_lib.unet import build_unet
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_reports_network_has_7759521_parameters(size):
+    assert build_unet(size).count_params() == 7_759_521
+
+
+def test_a_slice_in_gives_a_probability_a_pixel():
+    model = build_unet(16, base_filters=2, depth=2)
+    out = np.asarray(model(np.zeros((3, 16, 16, 1), "float32")))
+    assert out.shape == (3, 16, 16, 1)
+    assert out == pytest.approx(0.01, abs=1e-4)  # of an empty picture: the lesions' prior
+
+
+def test_the_filters_double_and_halve():
+    filters = [layer.filters for layer in build_unet(16, base_filters=3, depth=2).layers if hasattr(layer, "filters")]
+    assert filters == [3, 3, 6, 6, 12, 12, 6, 6, 6, 3, 3, 3, 1]
+
+
+def test_a_size_that_cannot_be_halved_is_an_error():
+    with pytest.raises(ValueError, match="multiple of 16"):
+        build_unet(100)
+
+
+def test_bfloat16_computes_the_last_layer_in_float32():
+    model = build_unet(16, base_filters=2, depth=2, dtype="mixed_bfloat16")
+    assert model.layers[1].compute_dtype == "bfloat16"
+    assert model.layers[-1].compute_dtype == "float32"

@@ -1,0 +1,95 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import LPS, write_volume
+
+from covseg_lib import volumes
+from covseg_lib.dataset import Case
+
+UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
+
+
+def _stored_as(orientation):
+    image = nib.Nifti1Image(UPRIGHT.transpose(2, 1, 0), LPS)
+    wanted = nib.orientations.axcodes2ornt(orientation)
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(LPS), wanted))
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "RPI", "SPL", "PSR"])
+def test_a_volume_is_upright_however_it_was_stored(tmp_path, orientation):
+    nib.save(_stored_as(orientation), tmp_path / "a.nii.gz")
+    array, header = volumes.read_volume(tmp_path / "a.nii.gz")
+    assert (array == UPRIGHT).all()
+    assert volumes.upright_shape(header) == UPRIGHT.shape
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PSR"])
+def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, orientation):
+    scan = _stored_as(orientation)
+    scan.header.set_xyzt_units("mm")
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    array, header = volumes.read_volume(tmp_path / "scan.nii.gz")
+    volumes.write_mask(tmp_path / "mask.nii.gz", array % 2, header)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert (np.asanyarray(mask.dataobj) == np.asanyarray(scan.dataobj) % 2).all()
+    assert np.allclose(mask.affine, scan.affine)
+    assert mask.get_data_dtype() == np.uint8
+    assert mask.header.get_xyzt_units()[0] == "mm"
+
+
+def test_every_second_pixel_counts_from_the_files_first(tmp_path):
+    nib.save(_stored_as("RAS"), tmp_path / "a.nii")
+    array, _ = volumes.read_volume(tmp_path / "a.nii", step=2)
+    stored = np.asanyarray(_stored_as("RAS").dataobj)[::2, ::2]
+    assert (array == stored.transpose(2, 1, 0)[:, ::-1, ::-1]).all()
+
+
+def test_a_trailing_axis_of_one_is_dropped(tmp_path):
+    write_volume(tmp_path / "a.nii", np.zeros((4, 3, 2, 1), np.int16))
+    assert volumes.read_volume(tmp_path / "a.nii")[0].shape == (2, 3, 4)
+
+
+def test_a_volume_that_is_none_is_an_error(tmp_path):
+    write_volume(tmp_path / "flat.nii", np.zeros((4, 3), np.int16))
+    with pytest.raises(ValueError, match="expected a 3D volume"):
+        volumes.read_volume(tmp_path / "flat.nii")
+    (tmp_path / "text.nii.gz").write_text("no volume")
+    with pytest.raises(ValueError, match="download or copy it again"):
+        volumes.read_volume(tmp_path / "text.nii.gz")
+    noise = np.random.default_rng(0).integers(0, 99, (30, 30, 30)).astype(np.int16)
+    whole = write_volume(tmp_path / "whole.nii.gz", noise).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="download or copy it again"):
+        volumes.read_volume(tmp_path / "cut.nii.gz")
+
+
+def _case(tmp_path, image, mask, mask_affine=LPS):
+    image = write_volume(tmp_path / "image.nii.gz", image)
+    return Case("a", "a", image, write_volume(tmp_path / "mask.nii.gz", mask, mask_affine))
+
+
+def test_a_mask_of_several_labels_becomes_one(tmp_path):
+    labels = np.arange(8).reshape(2, 2, 2).astype(np.uint8) % 3
+    pair = volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), labels))
+    assert sorted(np.unique(pair.mask)) == [0, 1]
+    assert pair.mask.sum() == np.count_nonzero(labels)
+
+
+def test_a_mask_of_another_volume_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="belongs to another volume"):
+        volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 3), np.uint8)))
+    with pytest.raises(ValueError, match="different places"):
+        volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 2), np.uint8), 2 * LPS))
+
+
+@pytest.mark.parametrize("values", [[0, 4000], [-100, 300], [0.0, 1000.0]])
+def test_intensities_that_are_neither_hu_nor_grey_are_an_error(values):
+    with pytest.raises(ValueError, match="neither Hounsfield units"):
+        volumes.to_grey(np.array(values))
+
+
+def test_a_mask_of_the_wrong_size_is_not_written(tmp_path):
+    header = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), LPS).header
+    with pytest.raises(ValueError, match="does not fit"):
+        volumes.write_mask(tmp_path / "m.nii.gz", np.zeros((2, 3, 5)), header)
+    assert not list(tmp_path.iterdir())
