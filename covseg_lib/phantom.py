@@ -78,7 +78,7 @@ def make_volume(shape, lesions, anatomy, disease):
     hu, chest = _body(x, y, z, anatomy)
     right, left = _lungs(x, y, z, chest, anatomy)
     lungs = right | left
-    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(40, 120)  # blood sinks to the back
+    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(120, 280)  # blood sinks to the back
     hu[lungs] = (LUNG_HU + haze + 25 * _texture(shape, 3, anatomy))[lungs]
     fissure = np.abs(y * 0.8 + z * 0.6 - anatomy.uniform(-5, 20)) < 1.2
     hu[lungs & fissure] += 110
@@ -192,7 +192,7 @@ def _draw_lesion(hu, mask, x, y, z, lungs, disease):
     distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
     depth = 1 - distance + 0.35 * _texture(part.shape, 4, disease)  # above 0 inside, ragged at the rim
     lesion = (depth > 0) & (distance < 2) & lungs[box]
-    glass = disease.uniform(-600, -400) + 45 * _texture(part.shape, 2, disease)
+    glass = disease.uniform(-640, -400) + 45 * _texture(part.shape, 2, disease)
     part[lesion] = np.maximum(part, glass)[lesion]  # vessels show through ground glass
     if disease.random() < 0.5:
         core = lesion & (depth > disease.uniform(0.5, 0.8))
