@@ -12,6 +12,7 @@ from covseg_lib import storage
 from covseg_lib.colab import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
+KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # ipykernel warns at every start that local ports are not encrypted
 
 
 class NotebookFailed(Exception):
@@ -88,7 +89,9 @@ def _execute(path, study, parameters, bar):
     out = study.path("notebooks") / path.name
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT))
+        papermill.execute_notebook(
+            str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT), extra_arguments=KERNEL_ARGUMENTS
+        )
     except PapermillExecutionError as error:
         bar.close()
         raise NotebookFailed(

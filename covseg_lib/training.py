@@ -23,7 +23,8 @@ class Recipe:
       falls to the empty mask in epoch 3 (seed 0); with 1e-7 as smoothing seeds 0, 1, 2 train, seed 3 falls in epoch 2.
     - The same, 3e-4: both train (0.76 and 0.67 after 5); batch 16: both train (0.73 and 0.72 after 5). Seed 0 only.
     - Gradient clipped to 0.1, 1e-4: seed 3 trains (0.54 after 3); to 1.0, hardly (0.20 after 3).
-    - Gradient clipped to 0.1, 2e-4, batch 8, taken: TAKEN
+    - Gradient clipped to 0.1, 2e-4, batch 8, taken: all train; after 4 epochs seeds 0 to 4 have 0.65, 0.54, 0.73,
+      0.81, 0.77 by BCE (the accuracy and the IoU model) and 0.75, 0.60, 0.50, 0.76, 0.74 by soft Dice.
     - Keras' default kernels, 1e-3, batch 16: the empty mask from the first epoch on.
     """
 
