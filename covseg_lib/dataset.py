@@ -4,9 +4,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_FOLDERS = ("CT_scans", "COVID-19-CT-Seg_20cases", "ct_scans", "images")
-MASK_FOLDERS = ("Infection_Mask", "Mask_scans", "infection_mask", "masks")
-LUNG_FOLDERS = ("Lung_Mask", "lung_mask")
+import pandas as pd
+
+from covseg_lib import parallel, volumes
+
+FOLDERS = {  # names that owners give to folders: Zenodo and the report, Kaggle, MedSeg, anybody
+    "image": ("CT_scans", "COVID-19-CT-Seg_20cases", "ct_scans", "rp_im", "images", "imagesTr"),
+    "mask": ("Infection_Mask", "Mask_scans", "infection_mask", "rp_msk", "masks", "labels", "labelsTr"),
+    "lungs": ("Lung_Mask", "lung_mask", "rp_lung_msk", "lungs"),
+}
+KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # one volume of the Zenodo record, renamed there
+
+REPORT_CASES = (  # 418 + 93 + 66 + 42 + 42 = the report's 661 slices
+    "radiopaedia_10_85902_3",
+    "radiopaedia_27_86410_0",
+    "radiopaedia_29_86491_1",
+    "radiopaedia_30_86490_1",
+    "radiopaedia_40_86625_0",
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +41,9 @@ def find_cases(folder):
     Parameters
     ----------
     folder : path
-        Holds a folder of images (any name of `IMAGE_FOLDERS`), a folder of lesion masks (`MASK_FOLDERS`) and
-        perhaps a folder of lung masks (`LUNG_FOLDERS`), all of .nii or .nii.gz files.
+        Holds a folder of images and one of lesion masks (any name in `FOLDERS`, or two folders of which one is
+        named after masks, labels or segmentations), perhaps one of lung masks, all of .nii or .nii.gz files; and
+        perhaps patients.csv with columns case and patient, which overrides what the names say.
 
     Returns
     -------
@@ -40,17 +56,55 @@ def find_cases(folder):
     ValueError
         An image has no mask or a mask no image, or two files are of one case.
     """
-    images = _files_by_case(_first_folder(folder, IMAGE_FOLDERS))
-    masks = _files_by_case(_first_folder(folder, MASK_FOLDERS))
-    alone = sorted(set(images) ^ set(masks))
-    if alone:
+    cases, left_over = pair(folder)
+    if left_over:
+        raise ValueError(f"in {folder}: {'; '.join(left_over.values())}")
+    return cases
+
+
+def pair(folder, wanted="all"):
+    """Pair as `find_cases`, and return what could not be paired beside the cases: {case: why}.
+
+    `wanted` is "all", "report" (the five cases that make its 661 slices) or a list of case names; ValueError names
+    those that are not there.
+    """
+    folder = Path(folder)
+    left_over = {}
+    files = {what: _files_by_case(place, left_over) for what, place in _folders(folder).items()}
+    for name in sorted((set(files["image"]) ^ set(files["mask"])) - set(left_over)):
+        has, lacks = ("image", "mask") if name in files["image"] else ("mask", "image")
+        left_over[name] = f"no {lacks} for {has} {files[has][name].name}: add it or move the {has} away"
+    names = _wanted(wanted, sorted(set(files["image"]) | set(files["mask"])))
+    patients = _patients(folder)
+    cases = [
+        Case(n, patients.get(n, patient_of(n)), files["image"][n], files["mask"][n], files["lungs"].get(n))
+        for n in names
+        if n not in left_over
+    ]
+    return cases, {name: why for name, why in left_over.items() if name in names}
+
+
+def pairing(cases, left_over):
+    """Return what `pair` found as a table: case, patient, image, mask, lungs, and why a case is left over."""
+    rows = [(c.name, c.patient, c.image.name, c.mask.name, c.lungs.name if c.lungs else "", "") for c in cases]
+    rows += [(name, "", "", "", "", why) for name, why in sorted(left_over.items())]
+    return pd.DataFrame(rows, columns=["case", "patient", "image", "mask", "lungs", "left_over"])
+
+
+def check(cases, left_over=(), pool=None, strict=True):
+    """Read all cases and return those that are sound, and what is wrong with the others: {case: why}.
+
+    Nothing is written. With `strict` anything wrong is raised instead, as one ValueError that says it for all cases.
+    """
+    found = parallel.run(pool, volumes.problems, [(case,) for case in cases], "checking")
+    wrong = dict(left_over) | {c.name: "; ".join(said) for c, said in zip(cases, found, strict=True) if said}
+    if strict and wrong:
+        said = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
         raise ValueError(
-            f"in {folder}: no {'mask' if alone[0] in images else 'image'} for {', '.join(alone)}; "
-            "every image needs a mask of the same case name: add the missing file or move the other away"
+            f"{len(wrong)} of {len(cases) + len(left_over)} cases cannot be used, nothing was written:\n{said}\n"
+            "Mend these files, or set STRICT = False to go on without them."
         )
-    lung_folders = [Path(folder, name) for name in LUNG_FOLDERS if Path(folder, name).is_dir()]
-    lungs = _files_by_case(lung_folders[0]) if lung_folders else {}
-    return [Case(name, patient_of(name), images[name], masks[name], lungs.get(name)) for name in sorted(images)]
+    return [case for case in cases if case.name not in wrong], wrong
 
 
 def case_of(path):
@@ -60,7 +114,8 @@ def case_of(path):
     'radiopaedia_10_85902_1'
     """
     name = re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
-    return name.replace("_org_", "_").replace("covid-19-pneumonia-", "").removesuffix("-dcm")
+    name = name.replace("_org_", "_").replace("covid-19-pneumonia-", "").removesuffix("-dcm")
+    return KAGGLE_NAMES.get(name, name)
 
 
 def patient_of(case):
@@ -72,22 +127,56 @@ def patient_of(case):
     return re.sub(r"(_\d+)_\d+$", r"\1", case)
 
 
-def _first_folder(folder, names):
-    for name in names:
-        if Path(folder, name).is_dir():
-            return Path(folder, name)
-    raise FileNotFoundError(
-        f"no folder of {'images' if names is IMAGE_FOLDERS else 'masks'} in {folder}: expected one of "
-        f"{', '.join(names)}; put the NIfTI files there (drive_layout.md shows where) or set SOURCE to 'phantom'"
-    )
+def _wanted(wanted, there):
+    """Return the case names wanted; ValueError for those that are not among those `there`."""
+    if isinstance(wanted, str) and wanted not in ("all", "report"):
+        raise ValueError(f'CASES is {wanted!r}: expected "report", "all" or a list of case names')
+    names = there if wanted == "all" else REPORT_CASES if wanted == "report" else list(wanted)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(
+            f'no case {", ".join(missing)}: there are {", ".join(there)}; name some, or set CASES to "all"'
+        )
+    return names
 
 
-def _files_by_case(folder):
+def _folders(folder):
+    """Return {"image", "mask", "lungs": folder}; lungs may be None."""
+    there = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    found = {what: next((there[name] for name in names if name in there), None) for what, names in FOLDERS.items()}
+    if not found["image"] and not found["mask"] and len(there) == 2:
+        masks = [path for name, path in there.items() if re.search("mask|label|seg|lesion", name, re.I)]
+        images = [path for path in there.values() if path not in masks]
+        if len(masks) == 1:
+            found |= {"image": images[0], "mask": masks[0]}
+    for what in ("image", "mask"):
+        if not found[what]:
+            raise FileNotFoundError(
+                f"no folder of {what}s in {folder}: expected one of {', '.join(FOLDERS[what])}, found "
+                f"{', '.join(there) or 'no folder'}; put the NIfTI files there (drive_layout.md shows where), set "
+                "DATASET to another folder, or SOURCE to 'phantom'"
+            )
+    return found
+
+
+def _files_by_case(folder, left_over):
+    """Return {case: file} of a folder; cases of which there are two files go to `left_over` instead."""
     files = {}
-    for path in sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz"))):
+    for path in sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz"))) if folder else []:
         other = files.setdefault(case_of(path), path)
         if other != path:
-            raise ValueError(f"two files of case {case_of(path)} in {folder}: {other.name} and {path.name}; keep one")
-    if not files:
+            left_over[case_of(path)] = f"two files in {folder.name}: {other.name} and {path.name}; keep one"
+    if folder and not files:
         raise FileNotFoundError(f"no .nii or .nii.gz file in {folder}: put the data set's files there")
     return files
+
+
+def _patients(folder):
+    """Return {case: patient} of the folder's patients.csv, if there is one."""
+    path = folder / "patients.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=str)
+    if not {"case", "patient"} <= set(table.columns):
+        raise ValueError(f"{path} has the columns {', '.join(table.columns)}: expected case and patient")
+    return dict(zip(table["case"].map(case_of), table["patient"], strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from skimage.filters import gaussian
 from tqdm import tqdm
 
-from covseg_lib import storage
+from covseg_lib import __version__, storage
 from covseg_lib.volumes import to_grey
 
 AIR_HU, LUNG_HU, FAT_HU, SOFT_TISSUE_HU, BLOOD_HU, BONE_HU = -1000, -870, -100, 50, 40, 350
@@ -39,8 +39,14 @@ def make_dataset(folder, seed=0):
     """Write the phantom data set: CT_scans, Infection_Mask and Lung_Mask, twelve volumes of eleven patients.
 
     Images are int16 in HU (one is uint8, windowed to 0..255); lesion masks hold 0 and 1, lung masks 0, 1 (right)
-    and 2 (left). The same seed gives the same voxels. Returns the folder.
+    and 2 (left). The same seed gives the same voxels; phantoms of the same seed that are there are left as they are.
+    Returns the folder.
     """
+    drawn = {"seed": seed, "version": __version__}
+    marker = Path(folder, "phantoms.json")
+    if marker.exists() and storage.read_json(marker) == drawn:
+        return Path(folder)
+    marker.unlink(missing_ok=True)
     for case, (patient, lesions, shape, orientation) in tqdm(PHANTOMS.items(), desc="phantoms", unit="case"):
         anatomy = np.random.default_rng((seed, patient))
         disease = np.random.default_rng((seed, patient, int(case[-1]), 99))
@@ -50,6 +56,7 @@ def make_dataset(folder, seed=0):
         for place, array in (("CT_scans", image), ("Infection_Mask", mask), ("Lung_Mask", lungs)):
             with storage.atomic(Path(folder, place, f"{case}.nii.gz")) as temporary:
                 nib.save(_as_nifti(array, orientation, tilt_degrees=5 if case == "phantom_06" else 0), temporary)
+    storage.write_json(marker, drawn)
     return Path(folder)
 
 

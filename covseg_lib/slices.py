@@ -1,71 +1,131 @@
 """Volumes -> slices -> one size -> standardised: Listings 2.1 and 2.2 of the report, put right."""
 
+import functools
 import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
+from scipy.sparse import csr_array
 from skimage.transform import resize
 from tqdm import tqdm
 
-from covseg_lib import splits, storage, volumes
+from covseg_lib import parallel, splits, storage, volumes
+from covseg_lib.dataset import Case
 from covseg_lib.study import LUNG_WINDOW_HU
 
+CHUNK = 64  # slices standardised at a time
 
-def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2):
-    """Slice every case into sliced_data/<case>.npz, one volume in memory at a time.
 
-    A file holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, the patient, and the scan's
-    NIfTI header as bytes, which is enough to write a mask back into its space. Files of cases that are not
-    among `cases` are removed.
+def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None):
+    """Slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
+
+    A file holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, and the scan's NIfTI header as
+    bytes, which is enough to write a mask back into its space. Cases sliced before from the same files with the same
+    settings are left as they are; files of cases that are not among `cases` are removed.
+
+    Parameters
+    ----------
+    cases : list of Case
+    study : Study
+    window_hu, step : what 0 and 255 stand for in HU; every how many-th pixel is kept
+    pool : concurrent.futures executor, optional
+        Each of its workers holds one volume in memory; by default cases are sliced one after the other.
 
     Returns
     -------
-    DataFrame, one row a case: case, patient, slices, lesion_slices, height, width
+    DataFrame, one row a case: case, patient, slices, lesion_slices, height, width, pixels (a checksum of them),
+    image and mask (the files), made_from
     """
-    for stale in set(study.path("sliced_data").glob("*.npz")) - {study.path("sliced_case", case=c.name) for c in cases}:
-        stale.unlink()
-    rows = []
-    for case in tqdm(cases, desc="slicing", unit="case"):
-        pair = volumes.read_pair(case, step)
-        images = volumes.to_grey(pair.image, window_hu)
-        with storage.atomic(study.path("sliced_case", case=case.name)) as temporary:
-            header = np.frombuffer(pair.header.binaryblock, np.uint8)
-            np.savez(temporary, images=images, masks=pair.mask, patient=case.patient, header=header)
-        lesions = int(pair.mask.any(axis=(1, 2)).sum())
-        rows.append((case.name, case.patient, len(images), lesions, *images.shape[1:]))
-    return pd.DataFrame(rows, columns=["case", "patient", "slices", "lesion_slices", "height", "width"])
+    if not cases:
+        raise ValueError("no case to slice: every one was left out, see what is wrong with them above")
+    keep = {study.path("sliced_case", case=case.name) for case in cases}
+    todo = unsliced(cases, study, window_hu, step)
+    stale = set(study.path("sliced_data").glob("*.npz")) - keep
+    if todo or stale:
+        study.path("cases").unlink(missing_ok=True)
+    for file in stale:
+        file.unlink()
+    storage.remove_parts(study.path("sliced_data"))
+    jobs = [(case, study.path("sliced_case", case=case.name), window_hu, step) for case in largest_first(todo)]
+    parallel.run(pool, slice_case, jobs, "slicing")
+    rows = [{"case": case.name, "patient": case.patient} | _about(study, case) for case in cases]
+    storage.write_csv(study.path("cases"), pd.DataFrame(rows))
+    return pd.DataFrame(rows)
+
+
+def slice_case(case, path, window_hu, step):
+    """Slice one case into the .npz file `path` (see `slice_cases`)."""
+    pair = volumes.read_pair(case, step)
+    images = volumes.to_grey(pair.image, window_hu)
+    about = {
+        "slices": len(images),
+        "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
+        "height": images.shape[1],
+        "width": images.shape[2],
+        "image": str(case.image.absolute()),
+        "mask": str(case.mask.absolute()),
+        "made_from": made_from(case, window_hu, step),
+    }
+    header = np.frombuffer(pair.header.binaryblock, np.uint8)
+    with storage.atomic(path) as temporary:
+        np.savez(temporary, images=images, masks=pair.mask, header=header, about=json.dumps(about))
+
+
+def made_from(case, window_hu, step):
+    """Return a short text that changes when the case's files (by size and time of change) or the settings do."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (case.image, case.mask)]
+    return hashlib.sha256(json.dumps([files, list(window_hu), step]).encode()).hexdigest()[:16]
+
+
+def unsliced(cases, study, window_hu=LUNG_WINDOW_HU, step=2):
+    """Return those cases that were not sliced yet from these files with these settings."""
+    return [c for c in cases if _about(study, c).get("made_from") != made_from(c, window_hu, step)]
+
+
+def largest_first(cases):
+    """Return cases by the size of their images, largest first: no worker is left with a large one at the end."""
+    return sorted(cases, key=lambda case: -case.image.stat().st_size)
 
 
 def build(study, size=256, split="slice", seed=0):
     """Make processed_data of all sliced cases: resized, standardised and split.
 
     images.npy (N, size, size, 1) float32, masks.npy (N, size, size, 1) uint8 in {0, 1}, slices.csv with one row
-    a slice, and preprocessing.json, written last. Mean and standard deviation are those of the training slices.
+    a slice, and preprocessing.json, written last. Grey levels are rounded to whole numbers, as in Listing 2.2,
+    before they are standardised; mean and standard deviation are those of the training slices. What is there
+    already, made from the same slices with the same settings, is left as it is; after an interruption it goes on.
 
     Returns
     -------
     DataFrame, one row a slice: case, patient, slice, lesion_pixels, split
     """
-    files = sorted(study.need("sliced_data").glob("*.npz"))
-    if not files:
-        raise FileNotFoundError(f"no sliced case in {study.path('sliced_data')}: run notebook 01 first")
-    study.path("preprocessing").unlink(missing_ok=True)
-    with storage.atomic(study.path("images")) as image_file, storage.atomic(study.path("masks")) as mask_file:
-        table = _resize_all(files, size, image_file, mask_file)
-        table["split"] = _split(table, split, seed)
-        images = open_memmap(image_file, "r+")
-        train = images[table["split"] == "train"]
-        mean, std = float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64))
-        for row in range(len(images)):
-            images[row] = standardise(images[row], mean, std)
+    cases = _cases(study)
+    _refuse_changed(cases, study.settings())
+    wanted = {"size": size, "split": split, "seed": seed, "slices": int(cases["slices"].sum())}
+    wanted |= {name: study.settings()[name] for name in ("window_hu", "step")} | {"pixels_sha256": _pixels(cases)}
+    if study.path("preprocessing").exists():
+        if wanted.items() <= storage.read_json(study.path("preprocessing")).items():
+            storage.remove_parts(study.path("images").parent)
+            return table(study)
+        study.path("preprocessing").unlink()
+    grey, masks = _resize_all(study, cases, size, wanted["pixels_sha256"])
+    rows = _rows(cases, masks)
+    rows["split"] = _split(rows, split, seed)
+    mean, std = _mean_and_std(grey, np.flatnonzero(rows["split"] == "train"))
+    with storage.atomic(study.path("images")) as temporary:
+        images = storage.create_npy(temporary, np.float32, grey.shape)
+        for first in range(0, len(grey), CHUNK):
+            images[first : first + CHUNK] = standardise(grey[first : first + CHUNK], mean, std)
         images.flush()
-    storage.write_csv(study.path("slices"), table)
-    about = {"size": size, "mean": mean, "std": std, "split": split, "seed": seed, "slices": len(table)}
-    about |= {name: study.settings()[name] for name in ("window_hu", "step")}
-    about["slices_sha256"] = hashlib.sha256(study.path("slices").read_bytes()).hexdigest()
+    storage.write_csv(study.path("slices"), rows)
+    storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
+    about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
     storage.write_json(study.path("preprocessing"), about)
-    return table
+    storage.remove_parts(study.path("images").parent)
+    return table(study)
 
 
 def load(study, *names):
@@ -75,47 +135,82 @@ def load(study, *names):
 
 
 def table(study):
-    """Return slices.csv, one row a slice, as a DataFrame."""
-    study.need("preprocessing")
-    return pd.read_csv(study.need("slices"))
+    """Return slices.csv, one row a slice, as a DataFrame.
+
+    Raises FileNotFoundError before notebook 02 has run, ValueError where notebook 01 has run again since.
+    """
+    about = storage.read_json(study.need("preprocessing"))
+    if _pixels(_cases(study)) != about["pixels_sha256"]:
+        raise ValueError(
+            f"{study.path('cases')} holds other slices than {study.path('images').parent}: run notebook 02 again"
+        )
+    return pd.read_csv(study.need("slices"), dtype={"case": str, "patient": str})
 
 
 def resize_image(image, size):
-    """Resize a slice (H, W) to `size` (rows, columns): bilinear with anti-aliasing, float32 grey levels."""
-    return resize(image.astype(np.float32), size, order=1, anti_aliasing=True, preserve_range=True)
+    """Resize a slice (H, W) to `size` (rows, columns): bilinear with anti-aliasing, float32 grey levels.
+
+    What scikit-image's `resize` does to rows and then to columns, as two sparse matrices: several times as fast.
+    """
+    rows, columns = (_weights(before, after) for before, after in zip(image.shape, size, strict=True))
+    return (columns @ (rows @ image.astype(np.float32)).T).T
 
 
 def resize_mask(mask, size):
     """Resize a mask (H, W) to `size`, binary before and after: uint8, 1 where lesion fills half a pixel or more."""
-    return (resize_image(mask, size) >= 0.5).astype(np.uint8)
+    if not mask.any():
+        return np.zeros(size, np.uint8)
+    return (resize_image(mask, size) >= 0.5 - 1e-6).astype(np.uint8)
 
 
 def standardise(image, mean, std):
     """Return (image - mean) / std as float32 (report, section 2.3.1)."""
-    return ((image - mean) / std).astype(np.float32)
+    return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
 
 
-def _resize_all(files, size, image_file, mask_file):
-    """Write all slices, resized, into two .npy files; return the table of them."""
-    counts = [_count(file) for file in files]
-    shape = (sum(counts), size, size, 1)
-    images = open_memmap(image_file, "w+", np.float32, shape)
-    masks = open_memmap(mask_file, "w+", np.uint8, shape)
-    rows = []
-    for file in tqdm(files, desc="resizing", unit="case"):
-        with storage.open_npz(file) as sliced:
-            pairs, patient = zip(sliced["images"], sliced["masks"], strict=True), str(sliced["patient"])
-        for number, (image, mask) in enumerate(pairs):
-            images[len(rows), ..., 0] = resize_image(image, (size, size))
-            masks[len(rows), ..., 0] = resize_mask(mask, (size, size))
-            rows.append((file.stem, patient, number, int(masks[len(rows)].sum())))
-    images.flush(), masks.flush()
-    return pd.DataFrame(rows, columns=["case", "patient", "slice", "lesion_pixels"])
+@functools.cache
+def _weights(before, after):
+    """Return the matrix (after, before) by which scikit-image resizes a line of pixels."""
+    return csr_array(resize(np.eye(before), (after, before), order=1, anti_aliasing=True).astype(np.float32))
 
 
-def _count(file):
-    with storage.open_npz(file) as sliced:
-        return len(sliced["masks"])
+def _resize_all(study, cases, size, key):
+    """Return grey levels and masks of all slices, as memory maps of files that outlive an interruption."""
+    mask_file = storage.part_of(study.path("masks"))
+    grey_file, progress = mask_file.with_name(".part-grey.npy"), mask_file.with_name(".part-progress.json")
+    state = storage.read_json(progress) if progress.exists() else {}
+    done = state.get("done", 0) if state.get("key") == [key, size] and mask_file.exists() else 0
+    if done:
+        grey, masks = open_memmap(grey_file, "r+"), open_memmap(mask_file, "r+")
+    else:
+        progress.unlink(missing_ok=True)
+        shape = (int(cases["slices"].sum()), size, size, 1)
+        grey, masks = (storage.create_npy(file, np.uint8, shape) for file in (grey_file, mask_file))
+    ends = cases["slices"].cumsum()
+    for number in tqdm(range(done, len(cases)), desc="resizing", unit="case"):
+        with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as sliced:
+            pairs = zip(sliced["images"], sliced["masks"], strict=True)
+        for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
+            grey[row, ..., 0] = np.round(resize_image(image, (size, size)))
+            masks[row, ..., 0] = resize_mask(mask, (size, size))
+        grey.flush(), masks.flush()
+        storage.write_json(progress, {"key": [key, size], "done": number + 1})
+    return grey, masks
+
+
+def _rows(cases, masks):
+    rows = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]].reset_index(drop=True)
+    rows["slice"] = rows.groupby("case", sort=False).cumcount()
+    rows["lesion_pixels"] = [int(np.count_nonzero(mask)) for mask in masks]
+    return rows
+
+
+def _mean_and_std(grey, rows):
+    """Return mean and standard deviation of the slices `rows`, exactly, from counts of the 256 grey levels."""
+    counts = sum(np.bincount(grey[row].ravel(), minlength=256) for row in rows)
+    levels = np.arange(256)
+    mean = float((counts * levels).sum() / counts.sum())
+    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
 
 
 def _split(table, protocol, seed):
@@ -124,3 +219,37 @@ def _split(table, protocol, seed):
     if protocol == "patient":
         return splits.patient_split(table["patient"], seed, table["lesion_pixels"] > 0)
     raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
+
+
+def _about(study, case):
+    """Return what a sliced case says of itself, nothing where it is not sliced or not whole."""
+    path = study.path("sliced_case", case=case.name)
+    if not path.exists():
+        return {}
+    with storage.open_npz(path) as sliced:
+        checksum = "-".join(f"{sliced.zip.getinfo(name).CRC:08x}" for name in ("images.npy", "masks.npy"))
+        return {"pixels": checksum} | json.loads(str(sliced["about"]))
+
+
+def _cases(study):
+    """Return cases.csv, which notebook 01 writes last."""
+    return pd.read_csv(study.need("cases"), dtype={"case": str, "patient": str})
+
+
+def _pixels(cases):
+    """Return a checksum of what is in sliced_data: cases, patients and pixels."""
+    return hashlib.sha256(cases[["case", "patient", "pixels"]].to_csv(index=False).encode()).hexdigest()
+
+
+def _refuse_changed(cases, settings):
+    """Raise ValueError if a file was changed since it was sliced (one that is not there any more was not)."""
+    for row in cases.itertuples():
+        case = Case(row.case, row.patient, Path(row.image), Path(row.mask))
+        if case.image.exists() and case.mask.exists():
+            now = made_from(case, settings["window_hu"], settings["step"])
+            if now != row.made_from:
+                raise ValueError(f"{case.name} or the settings changed since it was sliced: run notebook 01 again")
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()

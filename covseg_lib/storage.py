@@ -1,11 +1,16 @@
 """Writing files so that a half-written one never looks whole."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -25,16 +30,72 @@ def atomic(path):
     'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{path.name}")
+    temporary = part_of(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        put_in_place(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            raise _cannot_write(error, path) from error
         raise
+
+
+def part_of(path):
+    """Return the temporary path beside `path` that holds it while it is written."""
+    return Path(path).with_name(f".part-{Path(path).name}")
+
+
+def put_in_place(temporary, path):
+    """Flush a finished temporary file to disk and rename it to `path`."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def remove_parts(folder):
+    """Remove what writers that were killed left in a folder."""
+    for part in Path(folder).glob(".part-*"):
+        part.unlink(missing_ok=True)
+
+
+def create_npy(path, dtype, shape):
+    """Create a .npy file of zeros with all its disk space, and return it as a memory map to write into.
+
+    Without the space reserved, writing to a memory map on a full disk ends the process without a word.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = open_memmap(path, "w+", dtype, shape)
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    except OSError as error:
+        raise _cannot_write(error, path) from error
+    return array
+
+
+def require_space(path, needed):
+    """Raise OSError if the disk of `path` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(_existing(path)).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{path} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room, run again"
+        )
+
+
+def _cannot_write(error, path):
+    found = f"{os.strerror(error.errno)}: {path} cannot be written"
+    free = f" ({shutil.disk_usage(_existing(path)).free / 1e9:.2f} GB free)" if error.errno != errno.EROFS else ""
+    return OSError(
+        error.errno,
+        f"{found}{free}; free some space or choose another STUDY, and run this again: what was finished is kept",
+    )
+
+
+def _existing(path):
+    return next(folder for folder in Path(path).absolute().parents if folder.exists())
 
 
 def write_json(path, value):

@@ -14,6 +14,8 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
     "slices": ("processed_data/slices.csv", "02"),
     "preprocessing": ("processed_data/preprocessing.json", "02"),
     "sliced_data": ("sliced_data", "01"),
+    "downloads": ("downloads", "01"),
+    "cases": ("sliced_data/cases.csv", "01"),
     "sliced_case": ("sliced_data/{case}.npz", "01"),
     "models": ("models", "03, 04 or 05"),
     "recipe": ("models/{run}/recipe.json", "03, 04 or 05"),
@@ -34,12 +36,14 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
 
 LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring HU to 0..255
 
+DOWNLOADS = ("zenodo", "medseg")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
 PROFILES = {
     "demo": {  # phantom volumes; the whole study in two minutes on a laptop
         "source": "phantom",
         "dataset": "",
+        "cases": "all",
         "window_hu": LUNG_WINDOW_HU,
         "step": 2,
         "size": 64,
@@ -53,8 +57,9 @@ PROFILES = {
         "seed": 0,
     },
     "report": {  # the report's own sizes, split and epochs
-        "source": "folder",
+        "source": "zenodo",
         "dataset": "",
+        "cases": "report",
         "window_hu": LUNG_WINDOW_HU,
         "step": 2,
         "size": 256,
@@ -101,18 +106,18 @@ class Study:
             raise FileNotFoundError(f"no {path.name} in {path.parent}: run notebook {LAYOUT[name][1]} first")
         return path
 
-    def dataset(self):
-        """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's own dataset/."""
-        return Path(self.settings()["dataset"] or self.path("dataset"))
+    def dataset(self, settings=None):
+        """Return the folder of the NIfTI volumes: the setting `dataset`, or a place in the study's own dataset/."""
+        settings = settings or self.settings()
+        own = self.path("dataset")
+        return Path(settings["dataset"] or (own / settings["source"] if settings["source"] in DOWNLOADS else own))
 
     def create(self, profile, why="", **overrides):
         """Write study.json: the profile's settings, with those of `overrides` that are not None put over them.
 
         Returns the settings. Raises ValueError for a profile or setting that does not exist.
         """
-        if profile not in PROFILES:
-            raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
-        settings = _merge(PROFILES[profile], overrides)
+        settings = plan(profile, **overrides)
         storage.write_json(self.path("settings"), {"profile": profile, "why": why, "settings": settings})
         return self.settings()
 
@@ -147,6 +152,13 @@ class Study:
 
     def _finished(self):
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]
+
+
+def plan(profile, **overrides):
+    """Return the settings that `Study.create` would write."""
+    if profile not in PROFILES:
+        raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return _merge(PROFILES[profile], overrides)
 
 
 def _merge(settings, overrides):

@@ -1,15 +1,17 @@
 """CT volumes on disk: read a NIfTI pair upright, bring it to grey levels, write a mask in the scan's own space."""
 
-import gzip
-import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 
 from covseg_lib import storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
+AFFINE_TOLERANCE_MM = 0.01
+HIGHEST_LABEL = 3  # MedSeg marks ground glass, consolidation and effusion as 1, 2 and 3
 UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows front to back, columns right to left
 
 
@@ -37,16 +39,9 @@ def read_pair(case, step=1):
     """
     image, header = read_volume(case.image, step)
     mask, mask_header = read_volume(case.mask, step)
-    if image.shape != mask.shape:
-        raise ValueError(
-            f"{case.name}: the image is {image.shape} and its mask {mask.shape} (slices, rows, columns): "
-            "expected the same; the mask belongs to another volume"
-        )
-    if not np.allclose(header.get_best_affine(), mask_header.get_best_affine(), atol=1e-2):
-        raise ValueError(
-            f"{case.name}: image and mask lie in different places by their affines; "
-            "resample the mask onto the image first"
-        )
+    wrong = misfit(header, mask_header)
+    if wrong:
+        raise ValueError(f"{case.name}: {wrong}")
     return Pair(image, (mask > 0).astype(np.uint8), header)
 
 
@@ -56,18 +51,92 @@ def read_volume(path, step=1):
     `step` keeps every step-th pixel of each slice, counted in the file's own order (report, Listing 2.1). A
     trailing axis of one is dropped. Raises ValueError for what is not a readable 3D NIfTI file.
     """
-    try:
-        file = nib.load(path)
-        array = np.asanyarray(file.dataobj)
-    except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole NIfTI file ({error}): download or copy it again") from error
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(f"{path} holds an array of shape {array.shape}: expected a 3D volume")
-    to_upright = _to_upright(file.header)
+    header, array = _load(Path(path))
+    to_upright = _to_upright(header)
     stepped = [slice(None) if axis == 0 else slice(None, None, step) for axis in to_upright[:, 0]]
-    return nib.apply_orientation(array[tuple(stepped)], to_upright), file.header
+    return nib.apply_orientation(array[tuple(stepped)], to_upright), header
+
+
+def misfit(header, other):
+    """Say how two NIfTI headers, of an image and its mask, do not fit; an empty text if they do."""
+    shapes = upright_shape(header), upright_shape(other)
+    if shapes[0] != shapes[1]:
+        return f"the image is {shapes[0]} and its mask {shapes[1]} (slices, rows, columns): expected one shape"
+    apart = np.abs(header.get_best_affine() - other.get_best_affine()).max()
+    if apart > AFFINE_TOLERANCE_MM:
+        return f"image and mask lie in different places (affines differ by {apart:.3g}): resample the mask first"
+    return ""
+
+
+def problems(case):
+    """Read all of a case and return what is wrong with it, a sentence each; an empty list if nothing is.
+
+    Looked at: whether files are whole 3D NIfTI volumes, whether shapes and affines fit, NaN and infinite values,
+    intensities, an empty volume, and whether lesion and lung masks hold whole labels of 0 to `HIGHEST_LABEL`.
+    """
+    found, headers = [], {}
+    for what, path in (("image", case.image), ("mask", case.mask), ("lung mask", case.lungs)):
+        if path:
+            try:
+                array, headers[what] = read_volume(path)
+                found += [f"{what} {path.name}: {said}" for said in _problems_of_values(array, what)]
+            except (ValueError, OSError) as error:
+                found.append(f"{what}: {error}")
+    for what in ("mask", "lung mask"):
+        if "image" in headers and what in headers:
+            found += [said.replace("mask", what, 1) for said in [misfit(headers["image"], headers[what])] if said]
+    return found
+
+
+def _problems_of_values(array, what):
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ["holds NaN or infinite values: expected numbers; convert the series again"]
+    if what == "image":
+        if low == high:
+            return [f"every voxel is {low:g}: expected a CT volume"]
+        try:
+            check_intensities(low, high)
+        except ValueError as error:
+            return [str(error)]
+        return []
+    if low >= 0 and high <= HIGHEST_LABEL and (array.dtype.kind in "iu" or (array == np.rint(array)).all()):
+        return []
+    return [f"holds {_some(np.unique(array))}: expected whole labels from 0 to {HIGHEST_LABEL}"]
+
+
+def _some(values):
+    shown = ", ".join(f"{value:g}" for value in values[:6])
+    return f"{len(values)} values ({shown}, ...)" if len(values) > 6 else f"the values {shown}"
+
+
+def _load(path):
+    """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, in a third of zlib's time."""
+    try:
+        packed = path.suffix == ".gz"
+        data = igzip.decompress(path.read_bytes()) if packed else np.memmap(path, np.uint8, "r")
+    except EOFError as error:
+        raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, isal_zlib.error) as error:
+        raise ValueError(f"{path.name} cannot be read ({error}): download or copy it again") from error
+    start = bytes(data[:540])
+    kind = next((kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)), None)
+    if kind is None:
+        raise ValueError(f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it")
+    header = kind(start[: kind.template_dtype.itemsize])
+    shape = header.get_data_shape()
+    if len(shape) == 4 and shape[3] == 1:
+        header.set_data_shape(shape[:3])
+    elif len(shape) != 3 or 0 in shape:
+        raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
+    try:
+        array = np.ndarray(shape[:3], header.get_data_dtype(), data, header.get_data_offset(), order="F")
+    except TypeError as error:
+        raise ValueError(f"{path.name} is cut off: {shape} voxels do not fit in it; copy it again") from error
+    slope, inter = header.get_slope_inter()
+    return header, array if slope in (None, 1) and not inter else array * np.float32(slope) + np.float32(inter)
 
 
 def to_grey(image, window_hu=LUNG_WINDOW_HU):
@@ -83,16 +152,22 @@ def to_grey(image, window_hu=LUNG_WINDOW_HU):
     >>> to_grey(np.array([0, 128, 255]))
     array([  0, 128, 255], dtype=uint8)
     """
-    found = float(np.min(image)), float(np.max(image))
-    if found[0] >= 0 and found[1] <= 255:
-        return np.round(image).astype(np.uint8)
-    if not (found[0] <= -200 and found[1] <= 32767):  # air is -1000 HU, and every chest CT shows some
-        raise ValueError(
-            f"intensities from {found[0]:g} to {found[1]:g} are neither Hounsfield units (with air near -1000) "
-            "nor grey levels 0..255: convert the volume to HU"
-        )
+    if check_intensities(np.min(image), np.max(image)) == "grey":
+        return np.ascontiguousarray(image) if image.dtype == np.uint8 else np.round(image).astype(np.uint8)
     low, high = window_hu
     return np.round((np.clip(image, low, high) - low) * np.float32(255 / (high - low))).astype(np.uint8)
+
+
+def check_intensities(low, high):
+    """Return "grey" or "HU", which a volume with values from `low` to `high` holds; raise ValueError for neither."""
+    if low >= 0 and high <= 255:
+        return "grey"
+    if low <= -200 and high <= 32767:  # air is -1000 HU, and every chest CT shows some
+        return "HU"
+    raise ValueError(
+        f"intensities from {low:g} to {high:g} are neither Hounsfield units (with air near -1000) "
+        "nor grey levels 0..255: convert the volume to HU"
+    )
 
 
 def write_mask(path, mask, like):

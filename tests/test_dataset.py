@@ -22,21 +22,21 @@ def test_image_mask_and_lungs_meet_by_name(tmp_path):
 def test_an_image_without_mask_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "b.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii")
-    with pytest.raises(ValueError, match="no mask for b"):
+    with pytest.raises(ValueError, match="no mask for image b"):
         dataset.find_cases(tmp_path)
 
 
 def test_a_mask_without_image_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii", "b.nii")
-    with pytest.raises(ValueError, match="no image for b"):
+    with pytest.raises(ValueError, match="no image for mask b"):
         dataset.find_cases(tmp_path)
 
 
 def test_two_files_of_one_case_are_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "a.nii.gz")
     _touch(tmp_path / "Infection_Mask", "a.nii")
-    with pytest.raises(ValueError, match=r"two files of case a .*a\.nii and a\.nii\.gz"):
+    with pytest.raises(ValueError, match=r"two files in CT_scans: a\.nii and a\.nii\.gz"):
         dataset.find_cases(tmp_path)
 
 
@@ -44,5 +44,71 @@ def test_no_folder_and_an_empty_folder_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected one of CT_scans"):
         dataset.find_cases(tmp_path)
     _touch(tmp_path / "CT_scans")
+    _touch(tmp_path / "masks", "a.nii")
     with pytest.raises(FileNotFoundError, match="put the data set's files there"):
         dataset.find_cases(tmp_path)
+
+
+KAGGLE = ("coronacases_org_001.nii", "radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm.nii")
+LAYOUTS = {
+    "zenodo": (
+        "COVID-19-CT-Seg_20cases",
+        "Infection_Mask",
+        ["coronacases_001.nii.gz", "radiopaedia_10_85902_3.nii.gz"],
+    ),
+    "report": ("CT_scans", "Mask_scans", ["coronacases_001.nii.gz", "radiopaedia_10_85902_3.nii.gz"]),
+    "medseg": ("rp_im", "rp_msk", ["1.nii.gz", "2.nii.gz"]),
+    "plain": ("scans", "segmentations", ["a.nii", "b.nii"]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_their_owners_are_paired(tmp_path, layout):
+    images, masks, names = LAYOUTS[layout]
+    _touch(tmp_path / images, *names)
+    _touch(tmp_path / masks, *names)
+    cases = dataset.find_cases(tmp_path)
+    assert [case.image.name for case in cases] == names
+    assert [case.mask.parent.name for case in cases] == [masks] * 2
+
+
+def test_kaggles_names_are_zenodos_cases(tmp_path):
+    _touch(tmp_path / "ct_scans", *KAGGLE)
+    _touch(tmp_path / "infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
+    _touch(tmp_path / "lung_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
+    _touch(tmp_path / "lung_and_infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
+    cases = dataset.find_cases(tmp_path)
+    assert [case.name for case in cases] == ["coronacases_001", "radiopaedia_30_86490_1"]
+    assert all(case.lungs.parent.name == "lung_mask" for case in cases)
+
+
+def test_cases_can_be_chosen(tmp_path):
+    for folder in ("CT_scans", "Infection_Mask"):
+        _touch(tmp_path / folder, *(f"{name}.nii.gz" for name in (*dataset.REPORT_CASES, "coronacases_001")))
+    (tmp_path / "CT_scans" / "alone.nii").touch()
+    cases, left_over = dataset.pair(tmp_path, "report")
+    assert ([case.name for case in cases], left_over) == (list(dataset.REPORT_CASES), {})
+    assert [case.name for case in dataset.pair(tmp_path, ["coronacases_001"])[0]] == ["coronacases_001"]
+    assert list(dataset.pair(tmp_path)[1]) == ["alone"]
+    with pytest.raises(ValueError, match="no case nobody: there are alone, coronacases_001"):
+        dataset.pair(tmp_path, ["nobody"])
+    with pytest.raises(ValueError, match='expected "report", "all"'):
+        dataset.pair(tmp_path, "some")
+
+
+def test_patients_csv_overrides_the_names(tmp_path):
+    for folder in ("CT_scans", "Infection_Mask"):
+        _touch(tmp_path / folder, "a.nii.gz", "b.nii.gz", "c_1_2.nii.gz")
+    (tmp_path / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\n")
+    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["007", "007", "c_1"]
+    (tmp_path / "patients.csv").write_text("name,patient\na,007\n")
+    with pytest.raises(ValueError, match="expected case and patient"):
+        dataset.find_cases(tmp_path)
+
+
+def test_the_table_says_what_is_left_over_and_why(tmp_path):
+    _touch(tmp_path / "CT_scans", "a.nii", "b.nii")
+    _touch(tmp_path / "Infection_Mask", "a.nii")
+    table = dataset.pairing(*dataset.pair(tmp_path)).set_index("case")
+    assert table.loc["a", "left_over"] == ""
+    assert table.loc["b", "left_over"].startswith("no mask for image b.nii")

@@ -1,0 +1,100 @@
+"""Where volumes come from: phantoms are drawn, public data sets downloaded (by pooch), a folder is taken as it is."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pooch
+
+from covseg_lib import __version__, phantom, storage
+from covseg_lib.study import DOWNLOADS
+
+USER_AGENT = f"covseg/{__version__} (teaching; https://pypi.org/project/pooch)"
+
+ZENODO = "https://zenodo.org/records/3757476/files/"  # 10.5281/zenodo.3757476: 20 volumes
+ZENODO_SHA256 = {
+    "COVID-19-CT-Seg_20cases.zip": "a5060480eff9315b069b086312dac4872777901fb80d268a5a83edd9f4e7b440",
+    "Infection_Mask.zip": "87901c73fdd2230260e61d2dbc57bf56026efc28264006b8ea2bf411453c1694",
+    "Lung_Mask.zip": "f060b0d0299939a6d95ddefdbfa281de1a779c4d230a5adbd32414711d6d8187",
+}
+MEDSEG = "doi:10.6084/m9.figshare.13521509.v2"  # MedSeg's nine volumes, with its own masks
+
+
+def provide(study, settings):
+    """Return the folder of a study's NIfTI volumes, drawn or downloaded first if its source is not a folder.
+
+    Parameters
+    ----------
+    study : Study
+    settings : dict
+        Of `study.plan`: source is "phantom", "zenodo", "medseg" or "folder".
+    """
+    source, folder = settings["source"], study.dataset(settings)
+    if source == "phantom":
+        return phantom.make_dataset(folder, settings["seed"])
+    return folder if source == "folder" else fetch(source, folder, study.path("downloads"))
+
+
+def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=6):
+    """Download a data set's zips into `cache` and unpack them below `folder`.
+
+    What is in the cache already is not fetched again. A refusal (429), a broken connection or a wrong hash is tried
+    again after 1, 2, 3 ... seconds.
+
+    Parameters
+    ----------
+    source : "zenodo" or "medseg"
+    folder : path
+        Each zip goes into a folder named after it.
+    cache : path
+        Where the zips stay.
+    base_url, registry, tries
+        Address, {file: sha256} and number of tries, for the Zenodo record or another of its kind.
+
+    Raises
+    ------
+    ValueError
+        Another source; a hash that stays wrong; a zip with an entry that would leave its folder.
+    OSError
+        The connection, or too little room on the disk.
+    """
+    if source not in DOWNLOADS:
+        raise ValueError(f'no source {source!r}: expected "zenodo", "medseg", "folder" or "phantom"')
+    medseg = source == "medseg"
+    files = pooch.create(
+        cache, MEDSEG if medseg else base_url, registry=None if medseg else registry, retry_if_failed=tries - 1
+    )
+    if medseg:
+        files.load_registry_from_doi()
+    downloader = pooch.DOIDownloader if medseg else pooch.HTTPDownloader
+    for name in sorted(name for name in files.registry if name.endswith(".zip")):
+        loader = downloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=60)
+        path = Path(files.fetch(name, downloader=loader))
+        if not (Path(folder) / path.stem).is_dir():
+            unpack(path, Path(folder) / path.stem)
+    return Path(folder)
+
+
+def unpack(archive, folder):
+    """Unpack a zip's NIfTI files into `folder`, without the folders inside the zip; all of them or none.
+
+    Raises ValueError for an entry that names a place outside, OSError where the disk has too little room.
+    """
+    folder = Path(folder)
+    parts = folder.with_name(f".part-{folder.name}")
+    shutil.rmtree(parts, ignore_errors=True)
+    with zipfile.ZipFile(archive) as packed:
+        entries = [entry for entry in packed.infolist() if entry.filename.endswith((".nii", ".nii.gz"))]
+        for entry in packed.infolist():
+            if entry.filename.startswith(("/", "\\")) or ".." in Path(entry.filename.replace("\\", "/")).parts:
+                raise ValueError(f"{archive} holds {entry.filename!r}, which leads out of its folder: do not use it")
+        need = sum(entry.file_size for entry in entries)
+        storage.require_space(folder, need)
+        parts.mkdir(parents=True)
+        for entry in entries:
+            name = Path(entry.filename).name
+            if not name.startswith("._"):  # what macOS adds
+                with packed.open(entry) as source, open(parts / name, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+    os.replace(parts, folder)

@@ -1,0 +1,207 @@
+"""01 and 02 killed, on a full disk, in a read-only folder, on a cluster: run again, the bytes are the same."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from covseg_lib import dataset, parallel, slices
+from covseg_lib.study import Study
+
+MOMENTS = 20
+
+
+def steps(folder, root, scheduler=""):
+    """What notebooks 01 and 02 do."""
+    study = Study(root)
+    cases, left_over = dataset.pair(folder)
+    with parallel.executor(scheduler, workers=2) as pool:
+        cases, _ = dataset.check(cases, left_over, pool)
+        study.create("demo", source="folder", dataset=str(folder), step=1)
+        slices.slice_cases(cases, study, step=1, pool=pool)
+    slices.build(study, 16, "patient")
+    return contents(root)
+
+
+def contents(root):
+    """Return {file: bytes} of a study."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_interruptions
+import numpy, pandas  # imported before the count begins
+root, moment, count = sys.argv[3], int(sys.argv[4]), 0
+
+def at_every_touch_of_the_study(event, arguments):
+    global count
+    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate") and root in str(arguments[0]):
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(at_every_touch_of_the_study)
+test_interruptions.steps(Path(sys.argv[2]), Path(root))
+print(count)
+"""
+
+
+def _killed(folder, root, moment, project):
+    command = [sys.executable, "-c", KILLED, str(project / "tests"), str(folder), str(root), str(moment)]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+
+def test_killed_at_twenty_moments(tiny_dataset, tmp_path, project):
+    undisturbed = steps(tiny_dataset, tmp_path / "whole")
+    touches = int(_killed(tiny_dataset, tmp_path / "counted", 0, project).stdout)
+    assert contents(tmp_path / "counted") == undisturbed
+    assert touches > MOMENTS
+    for moment in np.linspace(1, touches, MOMENTS).astype(int):
+        root = tmp_path / f"killed_{moment}"
+        assert _killed(tiny_dataset, root, moment, project).returncode == -signal.SIGKILL
+        assert steps(tiny_dataset, root) == undisturbed, f"killed at touch {moment} of {touches}"
+
+
+def test_an_interrupted_run_does_not_do_again_what_was_done(tiny_dataset, tmp_path, monkeypatch):
+    whole = steps(tiny_dataset, tmp_path / "study")
+    done = []
+    monkeypatch.setattr(slices.volumes, "read_pair", lambda *_: done.append("sliced"))
+    monkeypatch.setattr(slices, "resize_image", lambda *_: done.append("resized"))
+    assert steps(tiny_dataset, tmp_path / "study") == whole
+    assert done == []
+
+
+def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, tiny_dataset):
+    def times():
+        files = (*tiny_study.path("sliced_data").glob("*.npz"), tiny_study.path("images"))
+        return {path.stem: path.stat().st_mtime_ns for path in files}
+
+    before = times()
+    image = nib.load(tiny_dataset / "CT_scans" / "scan_2.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), tiny_dataset / "CT_scans" / "scan_2.nii.gz")
+    slices.slice_cases(dataset.find_cases(tiny_dataset), tiny_study, step=1)
+    with pytest.raises(ValueError, match="run notebook 02 again"):
+        slices.load(tiny_study, "train")
+    slices.build(tiny_study, 16, "patient")
+    assert {name for name, changed in times().items() if changed != before[name]} == {"scan_2", "images"}
+    before = times()
+    slices.build(tiny_study, 16, "slice")
+    assert {name for name, changed in times().items() if changed != before[name]} == {"images"}
+
+
+@contextlib.contextmanager
+def _disk(place, options):
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(place)], check=True)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def _error(*arguments):
+    try:
+        steps(*arguments)
+    except OSError as error:
+        return str(error)
+
+
+def test_a_disk_that_fills_up(tiny_dataset, tmp_path):
+    undisturbed = steps(tiny_dataset, tmp_path / "whole")
+    with _disk(tmp_path / "disk", "size=8k") as remount:
+        errors = []
+        for size in range(8, 200, 12):
+            remount(f"size={size}k")
+            errors.append(_error(tiny_dataset, tmp_path / "disk" / "study"))
+            if errors[-1] is None:
+                break
+        assert len(errors) > 5
+        assert all("No space left" in said and "free some space" in said for said in errors[:-1]), errors
+        assert contents(tmp_path / "disk" / "study") == undisturbed
+
+
+def test_a_read_only_folder(tiny_dataset, tmp_path):
+    undisturbed = steps(tiny_dataset, tmp_path / "whole")
+    with _disk(tmp_path / "disk", "size=1m") as remount:
+        remount("ro")
+        with pytest.raises(OSError, match=r"Read-only file system: .* cannot be written"):
+            steps(tiny_dataset, tmp_path / "disk" / "study")
+        remount("rw")
+        assert steps(tiny_dataset, tmp_path / "disk" / "study") == undisturbed
+
+
+def test_kaggles_names_give_zenodos_slices(tmp_path):
+    zenodo, kaggle = tmp_path / "zenodo", tmp_path / "kaggle"
+    names = {
+        "coronacases_001": ("coronacases_org_001", "coronacases_001"),
+        "radiopaedia_30_86490_1": ("radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm", "radiopaedia_29_86490_1"),
+        "radiopaedia_10_85902_1": ("radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm", "radiopaedia_10_85902_1"),
+        "radiopaedia_4_85506_1": ("radiopaedia_org_covid-19-pneumonia-4_85506_1-dcm", "radiopaedia_4_85506_1"),
+    }
+    for number, (case, (image_name, mask_name)) in enumerate(names.items()):
+        image = np.random.default_rng(number).integers(-1000, 200, (20, 16, 5)).astype(np.int16)
+        for array, theirs, ours, name in (
+            (image, "ct_scans", "COVID-19-CT-Seg_20cases", image_name),
+            ((image > 0).astype(np.uint8), "infection_mask", "Infection_Mask", mask_name),
+        ):
+            for path in (kaggle / theirs / f"{name}.nii", zenodo / ours / f"{case}.nii.gz"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    made = [steps(folder, folder / "study") for folder in (zenodo, kaggle)]
+    for name in ("images.npy", "masks.npy", "slices.csv"):
+        assert made[0][f"processed_data/{name}"] == made[1][f"processed_data/{name}"]
+
+
+@contextlib.contextmanager
+def _cluster(tmp_path, project):
+    """Start a Dask scheduler and two workers, each a process of its own; yield its address and the workers."""
+    pytest.importorskip("distributed")
+    environment = os.environ | {"PYTHONPATH": str(project), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
+    where = tmp_path / "scheduler.json"
+
+    def start(*command):
+        command = [sys.executable, "-m", "dask", *command, "--scheduler-file", str(where), "--no-dashboard"]
+        return subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    scheduler = start("scheduler", "--port", "0", "--host", "127.0.0.1")
+    workers = [start("worker", "--nthreads", "1", "--no-nanny", "--name", str(n)) for n in range(2)]
+    try:
+        from distributed import Client
+
+        while not where.exists():
+            time.sleep(0.1)
+        with Client(scheduler_file=str(where), timeout="30s") as client:
+            client.wait_for_workers(2, timeout=60)
+            address = client.scheduler.address
+        yield address, workers
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+def test_two_dask_workers_give_the_same_bytes_also_when_one_is_killed(tiny_dataset, tmp_path, project):
+    undisturbed = steps(tiny_dataset, tmp_path / "whole")
+    with _cluster(tmp_path, project) as (address, workers):
+        assert steps(tiny_dataset, tmp_path / "dask", address) == undisturbed
+        workers[0].send_signal(signal.SIGSTOP)  # it takes tasks and does not finish them
+        killer = threading.Timer(3, workers[0].kill)
+        killer.start()
+        started = time.monotonic()
+        assert steps(tiny_dataset, tmp_path / "killed", address) == undisturbed
+        assert time.monotonic() - started > 2.5, "no task was on the worker that was killed"

@@ -1,0 +1,148 @@
+"""Downloads, against a local server that refuses, breaks off and lies."""
+
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from covseg_lib import phantom, sources
+from covseg_lib.study import Study, plan
+
+
+def _zip(**entries):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    return buffer.getvalue()
+
+
+FILES = {
+    "Images.zip": _zip(**{"a.nii.gz": b"image a" * 5000, "inner/b.nii.gz": b"image b", "__MACOSX/._a.nii.gz": b"mac"}),
+    "Masks.zip": _zip(**{"a.nii.gz": b"mask a", "b.nii.gz": b"mask b", "readme.txt": b"text"}),
+}
+REGISTRY = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+
+
+@pytest.fixture
+def server():
+    """A server with `asked`, every request's (path, User-Agent), and `mischief`, what to do at the next ones."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            http.asked.append((self.path, self.headers["User-Agent"]))
+            data = FILES[self.path.strip("/")]
+            mischief = http.mischief.pop(0) if http.mischief else None
+            if mischief == 429:
+                self.send_response(429)
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if mischief == "cut":
+                self.wfile.write(data[: len(data) // 2])
+                self.connection.close()
+            else:
+                self.wfile.write(data[::-1] if mischief == "lie" else data)
+
+        def log_message(self, *_):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    http.asked, http.mischief = [], []
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield http
+    http.shutdown()
+
+
+@pytest.fixture
+def fetch(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: waited.append(seconds))
+    waited = []
+
+    def _fetch(tries=4):
+        url = f"http://127.0.0.1:{server.server_port}/"
+        return sources.fetch("zenodo", tmp_path / "data", tmp_path / "cache", url, REGISTRY, tries)
+
+    _fetch.waited = waited
+    return _fetch
+
+
+def _made(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes()[:7] for path in folder.rglob("*") if path.is_file()}
+
+
+WHOLE = {
+    "Images/a.nii.gz": b"image a",
+    "Images/b.nii.gz": b"image b",
+    "Masks/a.nii.gz": b"mask a",
+    "Masks/b.nii.gz": b"mask b",
+}
+
+
+def test_each_zip_goes_into_its_own_folder_and_is_fetched_once(fetch, server):
+    assert _made(fetch()) == WHOLE
+    assert [path for path, _ in server.asked] == ["/Images.zip", "/Masks.zip"]
+    assert all(agent.startswith("covseg/") for _, agent in server.asked)
+    assert _made(fetch()) == WHOLE
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("mischief", [[429, 429], ["cut"], ["lie"], [429, "cut", "lie"]])
+def test_refused_cut_off_or_wrong_is_tried_again_after_a_while(fetch, server, mischief):
+    server.mischief = list(mischief)
+    assert _made(fetch()) == WHOLE
+    assert fetch.waited == [1, 2, 3][: len(mischief)]
+
+
+@pytest.mark.parametrize(("mischief", "error"), [(429, OSError), ("lie", ValueError)])
+def test_what_stays_wrong_is_an_error_and_leaves_nothing(fetch, server, tmp_path, mischief, error):
+    server.mischief = [mischief] * 9
+    with pytest.raises(error, match=r"429|hash"):
+        fetch(tries=2)
+    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "cache").glob("*.zip"))
+
+
+def test_a_second_call_fetches_only_what_is_missing(fetch, server):
+    server.mischief = [None, 429, 429]
+    with pytest.raises(OSError, match="429"):
+        fetch(tries=2)
+    assert _made(fetch()) == WHOLE
+    assert [path for path, _ in server.asked].count("/Images.zip") == 1
+
+
+@pytest.mark.parametrize("name", ["../out.nii", "/out.nii", "a/../../out.nii", "..\\out.nii"])
+def test_a_zip_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    (tmp_path / "bad.zip").write_bytes(_zip(**{"good.nii": b"good", name: b"bad"}))
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        sources.unpack(tmp_path / "bad.zip", tmp_path / "into" / "bad")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bad.zip"]
+
+
+def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(FILES["Images.zip"])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 10}))
+    with pytest.raises(OSError, match=r"0\.00 GB are free"):
+        sources.unpack(tmp_path / "a.zip", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
+    study = Study(tmp_path)
+    fetched = []
+    monkeypatch.setattr(sources, "fetch", lambda *where: fetched.append(where))
+    monkeypatch.setattr(phantom, "make_dataset", lambda folder, seed: (folder, seed))
+    sources.provide(study, plan("report"))
+    assert fetched == [("zenodo", tmp_path / "dataset" / "zenodo", tmp_path / "downloads")]
+    assert sources.provide(study, plan("demo")) == (tmp_path / "dataset", 0)
+    assert sources.provide(study, plan("report", source="folder", dataset="/data")).as_posix() == "/data"
+
+
+def test_an_unknown_source_lists_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder" or "phantom"'):
+        sources.fetch("kaggle", tmp_path, tmp_path)
