@@ -29,7 +29,7 @@ GREY_SLICES = (39, 418, 110, 66, 42, 42, 45, 93, 39, 45)
 
 
 def listings(folder, out):
-    """Listings 2.1 and 2.2, put right only so far as they run today: get_fdata for get_data, a list for an array."""
+    """Run Listings 2.1 and 2.2, put right only so far as they run today: get_fdata for get_data, lists for arrays."""
     from skimage.transform import resize
 
     imgs_train, masks_train = [], []
@@ -58,7 +58,7 @@ def listings(folder, out):
 
 
 def ours(folder, out):
-    """What notebooks 01 and 02 do."""
+    """Do what notebooks 01 and 02 do."""
     from covseg_lib import dataset, parallel, slices
     from covseg_lib.study import Study
 

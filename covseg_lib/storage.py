@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -74,6 +75,12 @@ def create_npy(path, dtype, shape):
     except OSError as error:
         raise _cannot_write(error, path) from error
     return array
+
+
+def flush(array):
+    """Write a memory map to its file and give its pages back, so that memory does not grow with the file."""
+    array.flush()
+    array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def require_space(path, needed):
