@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py FOLDER
 
-In FOLDER phantom volumes are sliced and preprocessed, 5, 20 and 100 of them (links to one, 512 x 512 x 42), each in a process
-of its own; then 1,110 sliced cases (links again) of 46,620 slices are preprocessed to 256 x 256 as MosMed's would be:
-18 GB on disk.
+In FOLDER 5, 20 and 100 phantom volumes (links to one of 512 x 512 x 42) are sliced and preprocessed, each time in a
+process of its own; then 1,110 sliced cases (links again) of 46,620 slices are preprocessed to 256 x 256, as MosMed's
+would be: 18 GB on disk.
 """
 
 import os

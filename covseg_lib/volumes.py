@@ -110,6 +110,14 @@ def _some(values):
     return f"{len(values)} values ({shown}, ...)" if len(values) > 6 else f"the values {shown}"
 
 
+def parse_header(data):
+    """Return the NIfTI-1 or NIfTI-2 header that bytes begin with, None where they do not."""
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if kind.may_contain_header(data):
+            return kind(data[: kind.template_dtype.itemsize])
+    return None
+
+
 def _load(path):
     """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, in a third of zlib's time."""
     try:
@@ -121,11 +129,9 @@ def _load(path):
         raise
     except (OSError, ValueError, isal_zlib.error) as error:
         raise ValueError(f"{path.name} cannot be read ({error}): download or copy it again") from error
-    start = bytes(data[:540])
-    kind = next((kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)), None)
-    if kind is None:
+    header = parse_header(bytes(data[:540]))
+    if header is None:
         raise ValueError(f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it")
-    header = kind(start[: kind.template_dtype.itemsize])
     shape = header.get_data_shape()
     if len(shape) == 4 and shape[3] == 1:
         header.set_data_shape(shape[:3])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import LPS, write_volume
 
-from covseg_lib import volumes
+from covseg_lib import slices, storage, volumes
 from covseg_lib.dataset import Case
 
 UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
@@ -35,6 +35,41 @@ def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, orientation):
     assert np.allclose(mask.affine, scan.affine)
     assert mask.get_data_dtype() == np.uint8
     assert mask.header.get_xyzt_units()[0] == "mm"
+
+
+OBLIQUE = np.array([[-0.69, 0.05, -0.4, 90], [0.06, 0.68, 0.7, -120], [0.03, -0.09, 4.9, 20], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, OBLIQUE @ np.diag([-1, -1, 1, 1]), OBLIQUE[:, [2, 0, 1, 3]]])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_what_01_stores_puts_a_mask_back_voxel_for_voxel(tmp_path, affine, kind):
+    """Oblique, flipped, with axes in another order, not square: from the slices and the header's bytes alone."""
+    labels = np.random.default_rng(0).integers(0, 2, (7, 6, 5)).astype(np.uint8)
+    image = kind(labels.astype(np.int16) * 500 - 900, affine)
+    image.header.set_qform(affine, code=1)
+    image.header.set_sform(affine, code=2)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    nib.save(kind(labels, affine), tmp_path / "mask.nii.gz")
+    case = Case("a", "a", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
+    slices.slice_case(case, tmp_path / "a.npz", (-1250, 250), 1)
+    with storage.open_npz(tmp_path / "a.npz") as sliced:
+        masks, header = sliced["masks"], volumes.parse_header(sliced["header"].tobytes())
+    volumes.write_mask(tmp_path / "back.nii.gz", masks, header)
+    back = nib.load(tmp_path / "back.nii.gz")
+    assert (np.asarray(back.dataobj) == labels).all()
+    assert np.allclose(back.affine, affine, atol=1e-5)
+    assert (int(back.header["qform_code"]), int(back.header["sform_code"])) == (1, 2)
+
+
+def test_upright_means_front_on_top_and_the_patients_right_on_the_left(tmp_path):
+    array = np.zeros((6, 7, 5), np.int16)
+    array[0, :, :] = 1  # i runs to the patient's left (x is right, and falls): i = 0 lies on the right
+    array[:, 6, :] = 2  # j runs to the front: j = 6 is the front
+    write_volume(tmp_path / "a.nii", array, np.diag([-0.69, 0.68, 5, 1]))
+    upright, _ = volumes.read_volume(tmp_path / "a.nii")
+    assert (upright[:, 0, :] == 2).all()
+    assert (upright[:, 1:, 0] == 1).all()
+    assert (upright[:, 1:, -1] == 0).all()
 
 
 def test_every_second_pixel_counts_from_the_files_first(tmp_path):
