@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -97,6 +98,12 @@ def _execute(path, study, parameters, bar):
         raise NotebookFailed(
             f"{path.name} stopped in cell {error.cell_index} with {error.ename}: {error.evalue}\n"
             f"The executed copy shows it: {out}"
+        ) from error
+    except DeadKernelError as error:
+        bar.close()
+        raise NotebookFailed(
+            f"{path.name} stopped: its process died, most likely for want of memory (smaller BATCH_SIZE or SIZE)\n"
+            f"The executed copy shows how far it came: {out}"
         ) from error
     if path.name.startswith("06"):
         write_report(study, out)

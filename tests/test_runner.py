@@ -49,6 +49,12 @@ def test_a_failed_notebook_names_cell_error_and_copy(suite):
     assert (suite.path("notebooks") / "02_second.ipynb").exists()
 
 
+def test_a_notebook_whose_process_dies_says_so(suite):
+    _notebook(runner.NOTEBOOKS / "03_third.ipynb", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(runner.NotebookFailed, match=r"03_third\.ipynb stopped: its process died"):
+        runner.run(suite, numbers=["03"])
+
+
 def test_an_unknown_notebook_lists_the_known_ones(suite):
     with pytest.raises(ValueError, match="no notebook 07: there are 01_first, 02_second"):
         runner.run(suite, numbers=["07"])
