@@ -96,8 +96,14 @@ def check(cases, left_over=(), pool=None, strict=True):
 
     Nothing is written. With `strict` anything wrong is raised instead, as one ValueError that says it for all cases.
     """
-    found = parallel.run(pool, volumes.problems, [(case,) for case in cases], "checking")
-    wrong = dict(left_over) | {c.name: "; ".join(said) for c, said in zip(cases, found, strict=True) if said}
+    jobs = sorted((file for case in cases for file in volumes.files_of(case)), key=_size, reverse=True)
+    found = dict(zip(jobs, parallel.run(pool, volumes.problem, jobs, "checking"), strict=True))
+    wrong = dict(left_over)
+    for case in cases:
+        said, headers = zip(*(found[file] for file in volumes.files_of(case)), strict=True)
+        said = [*said, *(volumes.misfit(headers[0], header) for header in headers[1:] if headers[0] and header)]
+        if any(said):
+            wrong[case.name] = "; ".join(filter(None, said))
     if strict and wrong:
         said = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
         raise ValueError(
@@ -125,6 +131,11 @@ def patient_of(case):
     ('radiopaedia_10_85902', 'radiopaedia_10_85902', 'coronacases_001')
     """
     return re.sub(r"(_\d+)_\d+$", r"\1", case)
+
+
+def _size(file):
+    """Return the size of a file (what, path) in bytes, 0 where there is none."""
+    return file[1].stat().st_size if file[1].exists() else 0
 
 
 def _wanted(wanted, there):

@@ -37,10 +37,10 @@ def run(pool, function, jobs, description):
     Without one (None), jobs are done one after the other. The first error stops what has not started and is raised.
     """
     if pool is None:
-        return [function(*job) for job in tqdm(jobs, desc=description, unit="case")]
+        return [function(*job) for job in tqdm(jobs, desc=description, unit="job")]
     futures = [pool.submit(function, *job) for job in jobs]
     try:
-        for future in tqdm(as_completed(futures), desc=description, unit="case", total=len(futures)):
+        for future in tqdm(as_completed(futures), desc=description, unit="job", total=len(futures)):
             future.result()
     except BaseException:
         for future in futures:

@@ -119,7 +119,7 @@ def build(study, size=256, split="slice", seed=0):
         images = storage.create_npy(temporary, np.float32, grey.shape)
         for first in range(0, len(grey), CHUNK):
             images[first : first + CHUNK] = standardise(grey[first : first + CHUNK], mean, std)
-            storage.flush(images)
+            storage.release(images)
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
@@ -193,7 +193,9 @@ def _resize_all(study, cases, size, key):
         for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
             grey[row, ..., 0] = np.round(resize_image(image, (size, size)))
             masks[row, ..., 0] = resize_mask(mask, (size, size))
-        storage.flush(grey), storage.flush(masks)
+        for array in (grey, masks):
+            array.flush()
+            storage.release(array)
         storage.write_json(progress, {"key": [key, size], "done": number + 1})
     return grey, masks
 

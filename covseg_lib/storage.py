@@ -77,9 +77,8 @@ def create_npy(path, dtype, shape):
     return array
 
 
-def flush(array):
-    """Write a memory map to its file and give its pages back, so that memory does not grow with the file."""
-    array.flush()
+def release(array):
+    """Give the pages of a memory map back to the system (which writes them), so that memory does not grow with it."""
     array._mmap.madvise(mmap.MADV_DONTNEED)
 
 

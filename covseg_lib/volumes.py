@@ -1,5 +1,6 @@
 """CT volumes on disk: read a NIfTI pair upright, bring it to grey levels, write a mask in the scan's own space."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +38,14 @@ def read_pair(case, step=1):
     ValueError
         A file cannot be read as a 3D NIfTI volume, or shape or position of the two differ.
     """
-    image, header = read_volume(case.image, step)
-    mask, mask_header = read_volume(case.mask, step)
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read_volume, case.mask, step)
+        image, header = read_volume(case.image, step)
+        mask, mask_header = reading.result()
     wrong = misfit(header, mask_header)
     if wrong:
         raise ValueError(f"{case.name}: {wrong}")
-    return Pair(image, (mask > 0).astype(np.uint8), header)
+    return Pair(np.ascontiguousarray(image), (np.ascontiguousarray(mask) > 0).view(np.uint8), header)
 
 
 def read_volume(path, step=1):
@@ -68,41 +71,42 @@ def misfit(header, other):
     return ""
 
 
-def problems(case):
-    """Read all of a case and return what is wrong with it, a sentence each; an empty list if nothing is.
+def files_of(case):
+    """Return a case's files as (what, path): image, mask and, where there is one, lung mask."""
+    files = (("image", case.image), ("mask", case.mask), ("lung mask", case.lungs))
+    return [(what, path) for what, path in files if path]
 
-    Looked at: whether files are whole 3D NIfTI volumes, whether shapes and affines fit, NaN and infinite values,
-    intensities, an empty volume, and whether lesion and lung masks hold whole labels of 0 to `HIGHEST_LABEL`.
+
+def problem(what, path):
+    """Read a file and return what is wrong with it, "" if nothing is, and its header (None if it cannot be read).
+
+    Looked at: whether it is a whole 3D NIfTI volume, NaN and infinite values, intensities of an image, an image
+    that is blank, and whether a mask holds whole labels of 0 to `HIGHEST_LABEL`.
     """
-    found, headers = [], {}
-    for what, path in (("image", case.image), ("mask", case.mask), ("lung mask", case.lungs)):
-        if path:
-            try:
-                array, headers[what] = read_volume(path)
-                found += [f"{what} {path.name}: {said}" for said in _problems_of_values(array, what)]
-            except (ValueError, OSError) as error:
-                found.append(f"{what}: {error}")
-    for what in ("mask", "lung mask"):
-        if "image" in headers and what in headers:
-            found += [said.replace("mask", what, 1) for said in [misfit(headers["image"], headers[what])] if said]
-    return found
+    try:
+        array, header = read_volume(path)
+    except (ValueError, OSError) as error:
+        return f"{what}: {error}", None
+    said = _problem_of_values(array, what)
+    return said and f"{what} {path.name}: {said}", header
 
 
-def _problems_of_values(array, what):
-    low, high = array.min(), array.max()
+def _problem_of_values(array, what):
+    if what == "image" and array.dtype == np.uint8 and np.ptp(array[len(array) // 2]):
+        return ""  # bytes are 0..255, and these are not blank
+    low, high = 0 if what != "image" and array.dtype.kind == "u" else array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        return ["holds NaN or infinite values: expected numbers; convert the series again"]
+        return "holds NaN or infinite values: expected numbers; convert the series again"
     if what == "image":
         if low == high:
-            return [f"every voxel is {low:g}: expected a CT volume"]
+            return f"every voxel is {low:g}: expected a CT volume"
         try:
             check_intensities(low, high)
         except ValueError as error:
-            return [str(error)]
-        return []
-    if low >= 0 and high <= HIGHEST_LABEL and (array.dtype.kind in "iu" or (array == np.rint(array)).all()):
-        return []
-    return [f"holds {_some(np.unique(array))}: expected whole labels from 0 to {HIGHEST_LABEL}"]
+            return str(error)
+    elif low < 0 or high > HIGHEST_LABEL or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        return f"holds {_some(np.unique(array))}: expected whole labels from 0 to {HIGHEST_LABEL}"
+    return ""
 
 
 def _some(values):
@@ -122,7 +126,7 @@ def _load(path):
     """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, in a third of zlib's time."""
     try:
         packed = path.suffix == ".gz"
-        data = igzip.decompress(path.read_bytes()) if packed else np.memmap(path, np.uint8, "r")
+        data = _unpack(path.read_bytes()) if packed else np.memmap(path, np.uint8, "r")
     except EOFError as error:
         raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
     except FileNotFoundError:
@@ -143,6 +147,16 @@ def _load(path):
         raise ValueError(f"{path.name} is cut off: {shape} voxels do not fit in it; copy it again") from error
     slope, inter = header.get_slope_inter()
     return header, array if slope in (None, 1) and not inter else array * np.float32(slope) + np.float32(inter)
+
+
+def _unpack(data):
+    """Gunzip; in one piece where the last four bytes tell the size, as they do of a file of one part below 4 GB."""
+    size = int.from_bytes(data[-4:], "little")
+    if size < 1100 * len(data):  # gzip packs no tighter
+        whole = isal_zlib.decompress(data, wbits=31, bufsize=size)
+        if len(whole) == size:
+            return whole
+    return igzip.decompress(data)
 
 
 def to_grey(image, window_hu=LUNG_WINDOW_HU):
