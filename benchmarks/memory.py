@@ -31,10 +31,9 @@ def slice_and_build(folder, count):
     study.create("report", source="folder", dataset=str(data), cases="all", size=256)
     if count <= 100:
         with parallel.executor(workers=2) as pool:
-            cases, _ = dataset.check(cases, {}, pool)
             slices.slice_cases(cases, study, pool=pool)
     else:
-        row = slices.slice_cases(cases[:1], study).to_dict("records")[0]
+        row = slices.slice_cases(cases[:1], study)[0].to_dict("records")[0]
         first = study.path("sliced_case", case=row["case"])
         names = [f"mosmed_{number:04d}" for number in range(count)]
         for name in names:

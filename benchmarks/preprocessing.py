@@ -65,9 +65,8 @@ def ours(folder, out):
     study = Study(out / "study")
     cases, left_over = dataset.pair(folder)
     with parallel.executor() as pool:
-        cases, _ = dataset.check(cases, left_over, pool)
         study.create("report", source="folder", dataset=str(folder), cases="all")
-        slices.slice_cases(cases, study, pool=pool)
+        slices.slice_cases(cases, study, pool=pool, left_over=left_over)
     slices.build(study, SIZE)
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from covseg_lib import parallel, volumes
-
 FOLDERS = {  # names that owners give to folders: Zenodo and the report, Kaggle, MedSeg, anybody
     "image": ("CT_scans", "COVID-19-CT-Seg_20cases", "ct_scans", "rp_im", "images", "imagesTr"),
     "mask": ("Infection_Mask", "Mask_scans", "infection_mask", "rp_msk", "masks", "labels", "labelsTr"),
@@ -91,28 +89,6 @@ def pairing(cases, left_over):
     return pd.DataFrame(rows, columns=["case", "patient", "image", "mask", "lungs", "left_over"])
 
 
-def check(cases, left_over=(), pool=None, strict=True):
-    """Read all cases and return those that are sound, and what is wrong with the others: {case: why}.
-
-    Nothing is written. With `strict` anything wrong is raised instead, as one ValueError that says it for all cases.
-    """
-    jobs = sorted((file for case in cases for file in volumes.files_of(case)), key=_size, reverse=True)
-    found = dict(zip(jobs, parallel.run(pool, volumes.problem, jobs, "checking"), strict=True))
-    wrong = dict(left_over)
-    for case in cases:
-        said, headers = zip(*(found[file] for file in volumes.files_of(case)), strict=True)
-        said = [*said, *(volumes.misfit(headers[0], header) for header in headers[1:] if headers[0] and header)]
-        if any(said):
-            wrong[case.name] = "; ".join(filter(None, said))
-    if strict and wrong:
-        said = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
-        raise ValueError(
-            f"{len(wrong)} of {len(cases) + len(left_over)} cases cannot be used, nothing was written:\n{said}\n"
-            "Mend these files, or set STRICT = False to go on without them."
-        )
-    return [case for case in cases if case.name not in wrong], wrong
-
-
 def case_of(path):
     """Return a file's case name: without .nii or .nii.gz, and as the Zenodo record spells it.
 
@@ -131,11 +107,6 @@ def patient_of(case):
     ('radiopaedia_10_85902', 'radiopaedia_10_85902', 'coronacases_001')
     """
     return re.sub(r"(_\d+)_\d+$", r"\1", case)
-
-
-def _size(file):
-    """Return the size of a file (what, path) in bytes, 0 where there is none."""
-    return file[1].stat().st_size if file[1].exists() else 0
 
 
 def _wanted(wanted, there):

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,13 @@ from covseg_lib.study import LUNG_WINDOW_HU
 CHUNK = 64  # slices standardised at a time
 
 
-def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None):
-    """Slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
+def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
+    """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
 
     A file holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, and the scan's NIfTI header as
-    bytes, which is enough to write a mask back into its space. Cases sliced before from the same files with the same
-    settings are left as they are; files of cases that are not among `cases` are removed.
+    bytes, which is enough to write a mask back into its space. Files are made beside the study and move into it when
+    all cases are known to be sound. Cases sliced before from the same files with the same settings are left as they
+    are, also after an interruption; files of cases that are not among `cases` are removed.
 
     Parameters
     ----------
@@ -32,33 +35,50 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None):
     study : Study
     window_hu, step : what 0 and 255 stand for in HU; every how many-th pixel is kept
     pool : concurrent.futures executor, optional
-        Each of its workers holds one volume in memory; by default cases are sliced one after the other.
+        Each of its workers holds a volume in memory; by default cases are sliced one after the other.
+    left_over : dict, optional
+        {case: why} of what could not be paired.
+    strict : bool
+        Whether a case that is wrong or left over stops everything; else the others are sliced.
 
     Returns
     -------
     DataFrame, one row a case: case, patient, slices, lesion_slices, height, width, pixels (a checksum of them),
-    image and mask (the files), made_from
+    image and mask (the files), made_from; and {case: why} of the cases left out
+
+    Raises
+    ------
+    ValueError
+        What is wrong, of all cases at once; the study is as it was. See `volumes.read_pair` for what is looked at.
     """
-    if not cases:
-        raise ValueError("no case to slice: every one was left out, see what is wrong with them above")
-    keep = {study.path("sliced_case", case=case.name) for case in cases}
-    todo = unsliced(cases, study, window_hu, step)
-    stale = set(study.path("sliced_data").glob("*.npz")) - keep
-    if todo or stale:
-        study.path("cases").unlink(missing_ok=True)
-    for file in stale:
-        file.unlink()
-    storage.remove_parts(study.path("sliced_data"))
-    jobs = [(case, study.path("sliced_case", case=case.name), window_hu, step) for case in largest_first(todo)]
-    parallel.run(pool, slice_case, jobs, "slicing")
-    rows = [{"case": case.name, "patient": case.patient} | _about(study, case) for case in cases]
+    staging = study.root.absolute().with_name(f".part-{study.root.name}")
+    storage.remove_parts(staging)
+    todo = [c for c in unsliced(cases, study, window_hu, step) if not _is_sliced(c, staging, window_hu, step)]
+    jobs = [(case, staging / f"{case.name}.npz", window_hu, step) for case in largest_first(todo)]
+    said = dict(zip((job[0].name for job in jobs), parallel.run(pool, slice_case, jobs, "slicing"), strict=True))
+    wrong = dict(left_over) | {name: why for name, why in said.items() if why}
+    sound = [case for case in cases if case.name not in wrong]
+    if wrong and (strict or not sound):
+        shutil.rmtree(staging, ignore_errors=True)
+        lines = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
+        raise ValueError(
+            f"{len(wrong)} of {len(cases) + len(left_over)} cases cannot be used, the study is as it was:\n{lines}\n"
+            "Mend these files, or set STRICT = False to go on without them."
+        )
+    if not sound:
+        raise ValueError("no case to slice: the list of cases is empty")
+    _move_in(sound, staging, study)
+    rows = [{"case": case.name, "patient": case.patient} | _about(study, case) for case in sound]
     storage.write_csv(study.path("cases"), pd.DataFrame(rows))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), wrong
 
 
 def slice_case(case, path, window_hu, step):
-    """Slice one case into the .npz file `path` (see `slice_cases`)."""
-    pair = volumes.read_pair(case, step)
+    """Slice one case into the .npz file `path` (see `slice_cases`); return what is wrong with it, "" if nothing is."""
+    try:
+        pair = volumes.read_pair(case, step)
+    except ValueError as error:
+        return str(error)
     images = volumes.to_grey(pair.image, window_hu)
     about = {
         "slices": len(images),
@@ -72,6 +92,24 @@ def slice_case(case, path, window_hu, step):
     header = np.frombuffer(pair.header.binaryblock, np.uint8)
     with storage.atomic(path) as temporary:
         np.savez(temporary, images=images, masks=pair.mask, header=header, about=json.dumps(about))
+    return ""
+
+
+def _move_in(cases, staging, study):
+    """Move what was made beside the study into it, and remove what belongs to none of the cases."""
+    made = {path.stem: path for path in staging.glob("*.npz")}
+    stale = {path.stem: path for path in study.path("sliced_data").glob("*.npz")}
+    for case in cases:
+        stale.pop(case.name, None)
+    if made or stale:
+        study.path("cases").unlink(missing_ok=True)
+    for file in stale.values():
+        file.unlink()
+    study.path("sliced_data").mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        if case.name in made:
+            os.replace(made[case.name], study.path("sliced_case", case=case.name))
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def made_from(case, window_hu, step):
@@ -82,12 +120,12 @@ def made_from(case, window_hu, step):
 
 def unsliced(cases, study, window_hu=LUNG_WINDOW_HU, step=2):
     """Return those cases that were not sliced yet from these files with these settings."""
-    return [c for c in cases if _about(study, c).get("made_from") != made_from(c, window_hu, step)]
+    return [case for case in cases if not _is_sliced(case, study.path("sliced_data"), window_hu, step)]
 
 
 def largest_first(cases):
     """Return cases by the size of their images, largest first: no worker is left with a large one at the end."""
-    return sorted(cases, key=lambda case: -case.image.stat().st_size)
+    return sorted(cases, key=lambda case: -case.image.stat().st_size if case.image.exists() else 0)
 
 
 def build(study, size=256, split="slice", seed=0):
@@ -223,12 +261,18 @@ def _split(table, protocol, seed):
     raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
 
 
-def _about(study, case):
-    """Return what a sliced case says of itself, nothing where it is not sliced or not whole."""
-    path = study.path("sliced_case", case=case.name)
-    if not path.exists():
-        return {}
+def _is_sliced(case, folder, window_hu, step):
+    """Tell whether a folder holds a case sliced from the same files with the same settings."""
+    path = folder / f"{case.name}.npz"
+    if not path.exists() or not (case.image.exists() and case.mask.exists()):
+        return False
     with storage.open_npz(path) as sliced:
+        return json.loads(str(sliced["about"]))["made_from"] == made_from(case, window_hu, step)
+
+
+def _about(study, case):
+    """Return what a sliced case says of itself, and a checksum of its pixels."""
+    with storage.open_npz(study.path("sliced_case", case=case.name)) as sliced:
         checksum = "-".join(f"{sliced.zip.getinfo(name).CRC:08x}" for name in ("images.npy", "masks.npy"))
         return {"pixels": checksum} | json.loads(str(sliced["about"]))
 

@@ -1,7 +1,6 @@
 """Who is trained on and who is tested on. Two protocols that answer two different questions."""
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 
 def slice_split(n, seed=0):
@@ -37,8 +36,8 @@ def slice_split(n, seed=0):
     """
     if n < 10:
         raise ValueError(f"{n} slices cannot be split into train, validation and test: expected at least 10")
-    rest, test = train_test_split(np.arange(n), test_size=int(0.1 * n), random_state=seed)
-    _, validation = train_test_split(rest, train_size=int(0.8 * len(rest)), random_state=seed)
+    rest, test = _draw(np.arange(n), int(0.1 * n), seed)
+    _, validation = _draw(rest, len(rest) - int(0.8 * len(rest)), seed)
     return _named(n, validation, test)
 
 
@@ -78,11 +77,22 @@ def patient_split(patients, seed=0, has_lesion=None):
     return _named(len(patients), validation, test)
 
 
+def _draw(rows, count, seed):
+    """Return `rows` without `count` of them, and those, drawn as scikit-learn's train_test_split draws them.
+
+    (Importing scikit-learn takes half a second, as long as all the rest of notebook 02.)
+    """
+    shuffled = rows[np.random.RandomState(seed).permutation(len(rows))]
+    return shuffled[count:], shuffled[:count]
+
+
 def _hold_out(rows, patients, lesions, seed, leave):
     """Return `rows` without a fifth of them, and that fifth: whole patients, with lesions in it.
 
     At least `leave` patients with lesions stay among the others.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = StratifiedGroupKFold(min(5, len(np.unique(patients[rows]))), shuffle=True, random_state=seed)
     for kept, held_out in folds.split(rows, lesions[rows], patients[rows]):
         left = np.unique(patients[rows[kept]][lesions[rows[kept]]])

@@ -33,19 +33,20 @@ class Pair:
 def read_pair(case, step=1):
     """Read a case's CT volume and lesion mask, upright, every `step`-th pixel of each slice.
 
-    Raises
-    ------
-    ValueError
-        A file cannot be read as a 3D NIfTI volume, or shape or position of the two differ.
+    Everything that is wrong is said in one ValueError: files that are no whole 3D NIfTI volumes, NaN and infinite
+    values, a blank image, intensities that are neither HU nor 0..255, masks that hold anything but whole labels of 0
+    to `HIGHEST_LABEL`, and masks (a lung mask too, where there is one) of another shape or place than the image.
     """
+    files = [("mask", case.mask), *([("lung mask", case.lungs)] if case.lungs else [])]
     with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(read_volume, case.mask, step)
-        image, header = read_volume(case.image, step)
-        mask, mask_header = reading.result()
-    wrong = misfit(header, mask_header)
-    if wrong:
-        raise ValueError(f"{case.name}: {wrong}")
-    return Pair(np.ascontiguousarray(image), (np.ascontiguousarray(mask) > 0).view(np.uint8), header)
+        reading = beside.submit(lambda: [_read_checked(what, path, step) for what, path in files])
+        image, header, *wrong = _read_checked("image", case.image, step)
+        masks = reading.result()
+    for _, mask_header, said in masks:
+        wrong += [said, misfit(header, mask_header) if header and mask_header else ""]
+    if any(wrong):
+        raise ValueError("; ".join(filter(None, wrong)))
+    return Pair(image, (masks[0][0] > 0).view(np.uint8), header)
 
 
 def read_volume(path, step=1):
@@ -55,9 +56,15 @@ def read_volume(path, step=1):
     trailing axis of one is dropped. Raises ValueError for what is not a readable 3D NIfTI file.
     """
     header, array = _load(Path(path))
-    to_upright = _to_upright(header)
-    stepped = [slice(None) if axis == 0 else slice(None, None, step) for axis in to_upright[:, 0]]
-    return nib.apply_orientation(array[tuple(stepped)], to_upright), header
+    array = nib.apply_orientation(array, _to_upright(header))
+    return stepped(array, header, step) if step > 1 else array, header
+
+
+def stepped(array, header, step):
+    """Return every `step`-th pixel of upright slices, counted in the order of the file, as an array of its own."""
+    turned = _to_upright(header)
+    first = {int(axis): (array.shape[int(axis)] - 1) % step if flip < 0 else 0 for axis, flip in turned}
+    return np.ascontiguousarray(array[:, first[1] :: step, first[2] :: step])
 
 
 def misfit(header, other):
@@ -71,24 +78,14 @@ def misfit(header, other):
     return ""
 
 
-def files_of(case):
-    """Return a case's files as (what, path): image, mask and, where there is one, lung mask."""
-    files = (("image", case.image), ("mask", case.mask), ("lung mask", case.lungs))
-    return [(what, path) for what, path in files if path]
-
-
-def problem(what, path):
-    """Read a file and return what is wrong with it, "" if nothing is, and its header (None if it cannot be read).
-
-    Looked at: whether it is a whole 3D NIfTI volume, NaN and infinite values, intensities of an image, an image
-    that is blank, and whether a mask holds whole labels of 0 to `HIGHEST_LABEL`.
-    """
+def _read_checked(what, path, step):
+    """Return a volume's every `step`-th pixel, its header, and what is wrong with it ("" if nothing is)."""
     try:
         array, header = read_volume(path)
     except (ValueError, OSError) as error:
-        return f"{what}: {error}", None
+        return None, None, f"{what}: {error}"
     said = _problem_of_values(array, what)
-    return said and f"{what} {path.name}: {said}", header
+    return stepped(array, header, step), header, said and f"{what} {path.name}: {said}"
 
 
 def _problem_of_values(array, what):

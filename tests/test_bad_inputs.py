@@ -137,9 +137,7 @@ BAD = {
 def _slice(folder, study, strict=True):
     cases, left_over = dataset.pair(folder)
     with parallel.executor(workers=2) as pool:
-        sound, wrong = dataset.check(cases, left_over, pool, strict)
-        slices.slice_cases(sound, study, step=1, pool=pool)
-    return wrong
+        return slices.slice_cases(cases, study, step=1, pool=pool, left_over=left_over, strict=strict)[1]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -150,7 +148,7 @@ def test_bad_input(tiny_dataset, tmp_path, name):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         _slice(tiny_dataset, study)
     assert len(str(error.value).splitlines()) <= 3
-    assert not study.root.exists()
+    assert sorted(tmp_path.iterdir()) == [tiny_dataset]
 
 
 def test_all_that_is_wrong_is_said_at_once_and_strict_false_goes_on_without(tiny_dataset, tmp_path):

@@ -24,9 +24,8 @@ def steps(folder, root, scheduler=""):
     study = Study(root)
     cases, left_over = dataset.pair(folder)
     with parallel.executor(scheduler, workers=2) as pool:
-        cases, _ = dataset.check(cases, left_over, pool)
+        slices.slice_cases(cases, study, step=1, pool=pool, left_over=left_over)
         study.create("demo", source="folder", dataset=str(folder), step=1)
-        slices.slice_cases(cases, study, step=1, pool=pool)
     slices.build(study, 16, "patient")
     return contents(root)
 
@@ -46,7 +45,8 @@ root, moment, count = sys.argv[3], int(sys.argv[4]), 0
 
 def at_every_touch_of_the_study(event, arguments):
     global count
-    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate") and root in str(arguments[0]):
+    touches = event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate")
+    if touches and os.path.basename(root) in str(arguments[0]):
         count += 1
         if count == moment:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,7 @@ def test_a_file_a_case_holds_what_the_volume_held(tiny_study, tiny_dataset):
 
 
 def test_cases_that_are_gone_are_gone_from_sliced_data(tiny_study, tiny_dataset):
-    table = slices.slice_cases(dataset.find_cases(tiny_dataset)[:2], tiny_study, step=2)
+    table, _ = slices.slice_cases(dataset.find_cases(tiny_dataset)[:2], tiny_study, step=2)
     assert [file.stem for file in sorted(tiny_study.path("sliced_data").glob("*.npz"))] == ["scan_1", "scan_2"]
     assert table[["slices", "lesion_slices", "height", "width"]].to_numpy().tolist() == [[5, 3, 8, 10]] * 2
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from covseg_lib.splits import patient_split, slice_split
 
@@ -7,6 +8,15 @@ from covseg_lib.splits import patient_split, slice_split
 def test_661_slices_are_the_reports_476_119_66():
     names, counts = np.unique(slice_split(661), return_counts=True)
     assert dict(zip(names, counts, strict=True)) == {"train": 476, "validation": 119, "test": 66}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_slices_drawn_are_scikit_learns(seed):
+    rest, test = train_test_split(np.arange(661), test_size=66, random_state=seed)
+    train, validation = train_test_split(rest, train_size=476, random_state=seed)
+    split = slice_split(661, seed)
+    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+        assert set(np.flatnonzero(split == name)) == set(rows)
 
 
 def test_a_seed_gives_the_same_split_and_another_seed_another():

@@ -105,7 +105,7 @@ def _case(tmp_path, image, mask, mask_affine=LPS):
 
 def test_a_mask_of_several_labels_becomes_one(tmp_path):
     labels = np.arange(8).reshape(2, 2, 2).astype(np.uint8) % 3
-    pair = volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), labels))
+    pair = volumes.read_pair(_case(tmp_path, np.arange(8).reshape(2, 2, 2).astype(np.int16), labels))
     assert sorted(np.unique(pair.mask)) == [0, 1]
     assert pair.mask.sum() == np.count_nonzero(labels)
 
