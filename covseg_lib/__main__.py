@@ -32,9 +32,10 @@ def run(study, only, parameters):
     except (ValueError, FileNotFoundError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     if made[-1].name.startswith("06"):
-        columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "test", "report_seen", "report_test"]
-        click.echo(f"\nTable 2.1, each run under its own metric\n{scores.table_2_1(study)[columns].round(4)}")
-        click.echo(f"\nOn the test slices, under every metric\n{scores.table(study).round(4)}\n")
+        columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
+        table_2_1 = scores.table_2_1(study)[columns].round(4).to_string()
+        click.echo(f"\nTable 2.1, each run under the metric it was compiled with\n{table_2_1}")
+        click.echo(f"\nOn the test slices, under every metric\n{scores.table(study).round(4).to_string()}\n")
         for figure in sorted(study.path("figure", name="*").parent.glob("*.png")):
             click.echo(figure)
         click.echo(f"{study.path('report')}\nNot a medical device.")

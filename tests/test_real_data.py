@@ -1,0 +1,25 @@
+"""On the report's five volumes, where COVSEG_DATASET names a folder that holds them."""
+
+import os
+
+import pytest
+
+from covseg_lib import dataset, parallel, slices
+from covseg_lib.study import Study
+
+FOLDER = os.environ.get("COVSEG_DATASET")
+
+
+@pytest.mark.skipif(not FOLDER, reason="COVSEG_DATASET is not set")
+def test_the_reports_661_slices(tmp_path):
+    study = Study(tmp_path / "study")
+    cases, left_over = dataset.pair(FOLDER, "report")
+    study.create("report", source="folder", dataset=FOLDER)
+    with parallel.executor() as pool:
+        table, _ = slices.slice_cases(cases, study, pool=pool, left_over=left_over)
+    assert (int(table["slices"].sum()), int(table["lesion_slices"].sum())) == (661, 255)
+    assert set(table["height"]) == set(table["width"]) == {315}
+    built = slices.build(study, 256)
+    assert built["split"].value_counts().to_dict() == {"train": 476, "validation": 119, "test": 66}
+    images, masks = slices.load(study, "test")
+    assert images.shape == masks.shape == (66, 256, 256, 1)
