@@ -18,8 +18,6 @@ from covseg_lib import parallel, splits, storage, volumes
 from covseg_lib.dataset import Case
 from covseg_lib.study import LUNG_WINDOW_HU
 
-CHUNK = 64  # slices standardised at a time
-
 
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
@@ -152,11 +150,11 @@ def build(study, size=256, split="slice", seed=0):
     grey, masks = _resize_all(study, cases, size, wanted["pixels_sha256"])
     rows = _rows(cases, masks)
     rows["split"] = _split(rows, split, seed)
-    mean, std = _mean_and_std(grey, np.flatnonzero(rows["split"] == "train"))
+    mean, std = _mean_and_std(grey, (rows["split"] == "train").to_numpy())
     with storage.atomic(study.path("images")) as temporary:
         images = storage.create_npy(temporary, np.float32, grey.shape)
-        for first in range(0, len(grey), CHUNK):
-            images[first : first + CHUNK] = standardise(grey[first : first + CHUNK], mean, std)
+        for first, part in storage.chunks(grey):
+            images[first : first + len(part)] = standardise(part, mean, std)
             storage.release(images)
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
@@ -190,6 +188,8 @@ def resize_image(image, size):
 
     What scikit-image's `resize` does to rows and then to columns, as two sparse matrices: several times as fast.
     """
+    if image.shape == tuple(size):
+        return image.astype(np.float32)
     rows, columns = (_weights(before, after) for before, after in zip(image.shape, size, strict=True))
     return (columns @ (rows @ image.astype(np.float32)).T).T
 
@@ -241,13 +241,15 @@ def _resize_all(study, cases, size, key):
 def _rows(cases, masks):
     rows = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]].reset_index(drop=True)
     rows["slice"] = rows.groupby("case", sort=False).cumcount()
-    rows["lesion_pixels"] = [int(np.count_nonzero(mask)) for mask in masks]
+    counts = [np.count_nonzero(part, axis=(1, 2, 3)) for _, part in storage.chunks(masks)]
+    rows["lesion_pixels"] = np.concatenate(counts)
     return rows
 
 
-def _mean_and_std(grey, rows):
-    """Return mean and standard deviation of the slices `rows`, exactly, from counts of the 256 grey levels."""
-    counts = sum(np.bincount(grey[row].ravel(), minlength=256) for row in rows)
+def _mean_and_std(grey, chosen):
+    """Return mean and standard deviation of the slices chosen (a bool each), exactly, from counts of grey levels."""
+    parts = storage.chunks(grey)
+    counts = sum(np.bincount(part[chosen[first : first + len(part)]].ravel(), minlength=256) for first, part in parts)
     levels = np.arange(256)
     mean = float((counts * levels).sum() / counts.sum())
     return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))

@@ -82,6 +82,13 @@ def release(array):
     array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
+def chunks(array, rows=64):
+    """Yield a memory map part by part, as (first row, part); what was read is released."""
+    for first in range(0, len(array), rows):
+        yield first, array[first : first + rows]
+        release(array)
+
+
 def require_space(path, needed):
     """Raise OSError if the disk of `path` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(_existing(path)).free
