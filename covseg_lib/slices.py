@@ -151,11 +151,9 @@ def build(study, size=256, split="slice", seed=0):
     rows = _rows(cases, masks)
     rows["split"] = _split(rows, split, seed)
     mean, std = _mean_and_std(grey, (rows["split"] == "train").to_numpy())
-    with storage.atomic(study.path("images")) as temporary:
-        images = storage.create_npy(temporary, np.float32, grey.shape)
-        for first, part in storage.chunks(grey):
-            images[first : first + len(part)] = standardise(part, mean, std)
-            storage.release(images)
+    with storage.atomic(study.path("images")) as file, storage.open_npy(file, np.float32, grey.shape) as images:
+        for _, part in storage.chunks(grey):
+            images.write(standardise(part, mean, std))
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
