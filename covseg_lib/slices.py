@@ -18,6 +18,8 @@ from covseg_lib import parallel, splits, storage, volumes
 from covseg_lib.dataset import Case
 from covseg_lib.study import LUNG_WINDOW_HU
 
+CHUNK = 64  # slices standardised at a time
+
 
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
@@ -151,9 +153,15 @@ def build(study, size=256, split="slice", seed=0):
     rows = _rows(cases, masks)
     rows["split"] = _split(rows, split, seed)
     mean, std = _mean_and_std(grey, (rows["split"] == "train").to_numpy())
-    with storage.atomic(study.path("images")) as file, storage.open_npy(file, np.float32, grey.shape) as images:
-        for _, part in storage.chunks(grey):
-            images.write(standardise(part, mean, std))
+    with storage.atomic(study.path("images")) as temporary:
+        images = storage.create_npy(temporary, np.float32, grey.shape)
+
+        def standardise_part(first):
+            images[first : first + CHUNK] = standardise(grey[first : first + CHUNK], mean, std)
+            storage.release(images), storage.release(grey)
+
+        with parallel.executor() as pool:
+            list(pool.map(standardise_part, range(0, len(grey), CHUNK)))
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
@@ -223,7 +231,8 @@ def _resize_all(study, cases, size, key):
         shape = (int(cases["slices"].sum()), size, size, 1)
         grey, masks = (storage.create_npy(file, np.uint8, shape) for file in (grey_file, mask_file))
     ends = cases["slices"].cumsum()
-    for number in tqdm(range(done, len(cases)), desc="resizing", unit="case"):
+
+    def resize_case(number):
         with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as sliced:
             pairs = zip(sliced["images"], sliced["masks"], strict=True)
         for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
@@ -232,7 +241,11 @@ def _resize_all(study, cases, size, key):
         for array in (grey, masks):
             array.flush()
             storage.release(array)
-        storage.write_json(progress, {"key": [key, size], "done": number + 1})
+        return number + 1
+
+    with parallel.executor() as pool:
+        for count in tqdm(pool.map(resize_case, range(done, len(cases))), desc="resizing", total=len(cases) - done):
+            storage.write_json(progress, {"key": [key, size], "done": count})
     return grey, masks
 
 

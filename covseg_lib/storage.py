@@ -77,18 +77,6 @@ def create_npy(path, dtype, shape):
     return array
 
 
-@contextlib.contextmanager
-def open_npy(path, dtype, shape):
-    """Yield a .npy file, its header written, to write all rows into one after the other.
-
-    Several times faster than a memory map, which the system fetches page by page.
-    """
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
-
-
 def release(array):
     """Give the pages of a memory map back to the system (which writes them), so that memory does not grow with it."""
     array._mmap.madvise(mmap.MADV_DONTNEED)
