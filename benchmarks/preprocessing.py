@@ -3,8 +3,8 @@
     python benchmarks/preprocessing.py FOLDER         a data set in the Zenodo record's layout
     python benchmarks/preprocessing.py --phantom DIR  make one of its shapes there first (20 volumes, 3,520 slices)
 
-Each way is a process of its own, start-up counted, run in turn `--rounds` times; of each the fastest is shown, with its
-peak memory. "floor" gunzips and reads every file and writes as many bytes as ours: with one core and zlib, less cannot
+Each way is a process of its own, start-up counted, run in turn `--rounds` times; the medians of seconds, of peak memory
+and of the rounds' ratios are shown. "floor" gunzips and reads every file and writes as many bytes as ours: with one core and zlib, less cannot
 be done.
 """
 
@@ -155,10 +155,11 @@ def main(folder, phantom, rounds, way, out):
         worst, differing, compared = compare(folder, results["listings"], results["ours"] / "study")
         for out in results.values():
             shutil.rmtree(out)
-    best = {way: min(rows) for way, rows in measured.items()}
     print("\n| way | seconds | peak memory, GB | listings / this |\n|---|---|---|---|")
     for way in WAYS:
-        print(f"| {way} | {best[way][0]:.1f} | {best[way][1]:.2f} | {best['listings'][0] / best[way][0]:.1f} |")
+        seconds, memory = np.median(measured[way], axis=0)
+        ratio = np.median([theirs[0] / its[0] for theirs, its in zip(measured["listings"], measured[way], strict=True)])
+        print(f"| {way} | {seconds:.1f} | {memory:.2f} | {ratio:.1f} |")
     print(
         f"\n{compared} slices of 0..255 volumes: grey levels differ by {worst:.2f} at most, masks in "
         f"{differing:.3%} of all pixels (at a lesion's rim the listing rounds down what its resize made of 0 and 1)"
