@@ -4,8 +4,8 @@
     python benchmarks/preprocessing.py --phantom DIR  make one of its shapes there first (20 volumes, 3,520 slices)
 
 Each way is a process of its own, start-up counted, run in turn `--rounds` times; the medians of seconds, of peak memory
-and of the rounds' ratios are shown. "floor" gunzips and reads every file and writes as many bytes as ours: with one core and zlib, less cannot
-be done.
+and of the rounds' ratios are shown. "floor" gunzips and reads every file
+and writes as many bytes as ours: with one core and zlib, less cannot be done.
 """
 
 import gzip

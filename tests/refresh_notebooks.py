@@ -20,10 +20,22 @@ def refresh(path):
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = _joined(output for output in cell.outputs if output.get("name") != "stderr")
     notebook.metadata["language_info"] = {"name": "python"}
+    text = nbformat.writes(notebook).replace(os.environ["COVSEG_STUDY"], "study")
     with storage.atomic(path) as temporary:
-        nbformat.write(notebook, temporary)
+        temporary.write_text(text + "\n")
+
+
+def _joined(outputs):
+    """Return outputs, what was printed line by line as one."""
+    joined = []
+    for output in outputs:
+        if joined and output.get("name") == joined[-1].get("name") == "stdout":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 if __name__ == "__main__":
