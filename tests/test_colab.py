@@ -1,6 +1,5 @@
 """Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-up cell."""
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -123,7 +122,7 @@ def test_a_package_that_would_move_another_is_refused(runtime, project, tmp_path
     done = runtime.run_set_up()
     assert done.returncode != 0
     assert "pip could not install covsegmissing>=1 beside what Colab has" in done.stderr
-    assert f"numpy=={importlib.metadata.version('numpy')}" in done.stderr
+    assert "conflict" in done.stderr
     assert not list((tmp_path / "site").glob("numpy*"))
 
 
