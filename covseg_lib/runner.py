@@ -1,6 +1,7 @@
 """Running the notebooks one after the other with papermill, and the page made of the last one."""
 
 import ast
+import os
 from pathlib import Path
 
 import papermill
@@ -81,6 +82,7 @@ def run(study, parameters=None, numbers=()):
     if unknown:
         raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
     parameters["STUDY"] = str(study.root.resolve())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
     bar = tqdm(paths, unit="notebook")
     return [_execute(path, study, {k: parameters[k] for k in known[path] if k in parameters}, bar) for path in bar]
 

@@ -133,7 +133,8 @@ class Study:
         """
         paths = [self.path(name, **parts) for name in names]
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        rows = [(file.relative_to(self.root).as_posix(), round(file.stat().st_size / 1e6, 3)) for file in files]
+        sizes = [(file, file.stat().st_size / 1e6) for file in files if file.is_file()]
+        rows = [(file.relative_to(self.root).as_posix(), round(size, 3)) for file, size in sizes]
         return pd.DataFrame(rows, columns=["file", "MB"])
 
     def runs(self):

@@ -25,6 +25,14 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path, call):
         call(Study(tmp_path))
 
 
+def test_a_listing_has_files_and_no_folders(tmp_path):
+    study = Study(tmp_path)
+    storage.write_json(study.path("settings"), {})
+    storage.write_json(study.path("nifti", run="dice", case="a"), {})
+    files = study.listing("settings", "predictions")["file"].tolist()
+    assert files == ["study.json", "predictions/nifti/dice/a.nii.gz"]
+
+
 def test_profiles_hold_the_same_settings():
     assert PROFILES["demo"].keys() == PROFILES["report"].keys()
 
