@@ -4,6 +4,7 @@ import ast
 import os
 from pathlib import Path
 
+import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
@@ -113,7 +114,12 @@ def _execute(path, study, parameters, bar):
 
 
 def write_report(study, notebook):
-    """Write report.html, one page without code, of an executed notebook."""
-    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(notebook))
+    """Write report.html, one page without code and without what was printed to stderr, of an executed notebook."""
+    executed = nbformat.read(notebook, as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, embed_images=True)
+    page, _ = exporter.from_notebook_node(executed)
     with storage.atomic(study.path("report")) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")

@@ -49,6 +49,14 @@ def test_a_failed_notebook_names_cell_error_and_copy(suite):
     assert (suite.path("notebooks") / "02_second.ipynb").exists()
 
 
+def test_the_report_has_neither_code_nor_what_went_to_stderr(suite):
+    _notebook(runner.NOTEBOOKS / "06_last.ipynb", "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')")
+    runner.run(suite, numbers=["06"])
+    page = suite.path("report").read_text()
+    assert "ab" in page.split("<body")[1]
+    assert "noise" not in page.split("<body")[1]
+
+
 def test_a_notebook_whose_process_dies_says_so(suite):
     _notebook(runner.NOTEBOOKS / "03_third.ipynb", "import os\nos.kill(os.getpid(), 9)")
     with pytest.raises(runner.NotebookFailed, match=r"03_third\.ipynb stopped: its process died"):
