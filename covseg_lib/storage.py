@@ -70,8 +70,9 @@ def create_npy(path, dtype, shape):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = open_memmap(path, "w+", dtype, shape)
-        with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+            with open(path, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
     except OSError as error:
         raise _cannot_write(error, path) from error
     return array
@@ -79,7 +80,8 @@ def create_npy(path, dtype, shape):
 
 def release(array):
     """Give the pages of a memory map back to the system (which writes them), so that memory does not grow with it."""
-    array._mmap.madvise(mmap.MADV_DONTNEED)
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def chunks(array, rows=64):

@@ -26,3 +26,13 @@ def test_a_write_makes_the_folder_and_leaves_nothing_beside(tmp_path):
 def test_json_comes_back(tmp_path):
     storage.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
     assert storage.read_json(tmp_path / "a.json") == {"window": [-1250, 250]}
+
+
+def test_arrays_are_written_where_the_system_has_neither_fallocate_nor_madvise(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.posix_fallocate", raising=False)
+    monkeypatch.delattr("mmap.MADV_DONTNEED", raising=False)
+    array = storage.create_npy(tmp_path / "a.npy", np.uint8, (100, 2))
+    for first, part in storage.chunks(array):
+        part[:] = first
+    array.flush()
+    assert np.load(tmp_path / "a.npy")[[0, 63, 64, 99], 0].tolist() == [0, 0, 64, 64]
