@@ -10,7 +10,7 @@ import pooch
 from covseg_lib import __version__, phantom, storage
 from covseg_lib.study import DOWNLOADS
 
-USER_AGENT = f"covseg/{__version__} (teaching; https://pypi.org/project/pooch)"
+USER_AGENT = f"covseg/{__version__}"
 
 ZENODO = "https://zenodo.org/records/3757476/files/"  # 10.5281/zenodo.3757476: 20 volumes
 ZENODO_SHA256 = {
