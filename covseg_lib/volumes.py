@@ -56,15 +56,7 @@ def read_volume(path, step=1):
     trailing axis of one is dropped. Raises ValueError for what is not a readable 3D NIfTI file.
     """
     header, array = _load(Path(path))
-    array = nib.apply_orientation(array, _to_upright(header))
-    return stepped(array, header, step) if step > 1 else array, header
-
-
-def stepped(array, header, step):
-    """Return every `step`-th pixel of upright slices, counted in the order of the file, as an array of its own."""
-    turned = _to_upright(header)
-    first = {int(axis): (array.shape[int(axis)] - 1) % step if flip < 0 else 0 for axis, flip in turned}
-    return np.ascontiguousarray(array[:, first[1] :: step, first[2] :: step])
+    return _upright(array, header, step), header
 
 
 def misfit(header, other):
@@ -79,17 +71,17 @@ def misfit(header, other):
 
 
 def _read_checked(what, path, step):
-    """Return a volume's every `step`-th pixel, its header, and what is wrong with it ("" if nothing is)."""
+    """Return a volume as `read_volume` does, its header, and what is wrong with it ("" if nothing is)."""
     try:
-        array, header = read_volume(path)
-    except (ValueError, OSError) as error:
+        header, array = _load(path)
+    except ValueError as error:
         return None, None, f"{what}: {error}"
     said = _problem_of_values(array, what)
-    return stepped(array, header, step), header, said and f"{what} {path.name}: {said}"
+    return _upright(array, header, step), header, said and f"{what} {path.name}: {said}"
 
 
 def _problem_of_values(array, what):
-    if what == "image" and array.dtype == np.uint8 and np.ptp(array[len(array) // 2]):
+    if what == "image" and array.dtype == np.uint8 and np.ptp(array[..., array.shape[2] // 2]):
         return ""  # bytes are 0..255, and these are not blank
     low, high = 0 if what != "image" and array.dtype.kind == "u" else array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -126,8 +118,6 @@ def _load(path):
         data = _unpack(path.read_bytes()) if packed else np.memmap(path, np.uint8, "r")
     except EOFError as error:
         raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
-    except FileNotFoundError:
-        raise
     except (OSError, ValueError, isal_zlib.error) as error:
         raise ValueError(f"{path.name} cannot be read ({error}): download or copy it again") from error
     header = parse_header(bytes(data[:540]))
@@ -211,6 +201,14 @@ def write_mask(path, mask, like):
 def upright_shape(header):
     """Return (S, H, W) of the volume that a NIfTI header describes: slices, rows and columns of it upright."""
     return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
+def _upright(array, header, step):
+    """Turn a file's array upright, every `step`-th pixel of each slice, as an array of its own where it is less."""
+    to_upright = _to_upright(header)
+    kept = tuple(slice(None) if axis == 0 else slice(None, None, step) for axis in to_upright[:, 0])
+    turned = nib.apply_orientation(array[kept], to_upright)
+    return turned if step == 1 else np.ascontiguousarray(turned)
 
 
 def _to_upright(header):
