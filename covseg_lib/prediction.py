@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from covseg_lib import slices, storage, volumes
+from covseg_lib import resizing, slices, storage, volumes
 
 LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
@@ -50,8 +50,8 @@ def predict_volume(run, path):
     grey = volumes.to_grey(scan, made_with["window_hu"])
     mask = np.zeros(volumes.upright_shape(header), np.uint8)
     for first in range(0, len(mask), 16):
-        images = [slices.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
-        batch = slices.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
+        images = [resizing.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
+        batch = resizing.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
         for number, probability in enumerate(predict_slices(run, batch)[..., 0]):
-            mask[first + number] = slices.resize_image(probability, mask.shape[1:]) >= LESION_FROM
+            mask[first + number] = resizing.resize_image(probability, mask.shape[1:]) >= LESION_FROM
     return mask, header

@@ -1,8 +1,6 @@
-"""Volumes -> slices -> one size -> standardised: Listings 2.1 and 2.2 of the report, put right."""
+"""All cases of a study: volumes -> sliced_data (notebook 01) -> processed_data (notebook 02)."""
 
-import functools
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
-from scipy.sparse import csr_array
-from skimage.transform import resize
 from tqdm import tqdm
 
-from covseg_lib import parallel, splits, storage, volumes
-from covseg_lib.dataset import Case
+from covseg_lib import parallel, resizing, sliced, splits, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
 CHUNK = 64  # slices standardised at a time
@@ -24,8 +19,7 @@ CHUNK = 64  # slices standardised at a time
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
 
-    A file holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, and the scan's NIfTI header as
-    bytes, which is enough to write a mask back into its space. Files are made beside the study and move into it when
+    `sliced` says what such a file holds. Files are made beside the study and move into it when
     all cases are known to be sound. Cases sliced before from the same files with the same settings are left as they
     are, also after an interruption; files of cases that are not among `cases` are removed.
 
@@ -53,9 +47,14 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     """
     staging = study.root.absolute().with_name(f".part-{study.root.name}")
     storage.remove_parts(staging)
-    todo = [c for c in unsliced(cases, study, window_hu, step) if not _is_sliced(c, staging, window_hu, step)]
-    jobs = [(case, staging / f"{case.name}.npz", window_hu, step) for case in largest_first(todo)]
-    said = dict(zip((job[0].name for job in jobs), parallel.run(pool, slice_case, jobs, "slicing"), strict=True))
+    largest_first = sorted(cases, key=lambda case: -case.image.stat().st_size if case.image.exists() else 0)
+    jobs = [
+        (case, staging / f"{case.name}.npz", window_hu, step)
+        for case in largest_first
+        if not sliced.is_current(study.path("sliced_case", case=case.name), case, window_hu, step)
+        and not sliced.is_current(staging / f"{case.name}.npz", case, window_hu, step)
+    ]
+    said = dict(zip((job[0].name for job in jobs), parallel.run(pool, sliced.make, jobs, "slicing"), strict=True))
     wrong = dict(left_over) | {name: why for name, why in said.items() if why}
     sound = [case for case in cases if case.name not in wrong]
     if wrong and (strict or not sound):
@@ -68,31 +67,13 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     if not sound:
         raise ValueError("no case to slice: the list of cases is empty")
     _move_in(sound, staging, study)
-    rows = [{"case": case.name, "patient": case.patient} | _about(study, case) for case in sound]
-    storage.write_csv(study.path("cases"), pd.DataFrame(rows))
-    return pd.DataFrame(rows), wrong
-
-
-def slice_case(case, path, window_hu, step):
-    """Slice one case into the .npz file `path` (see `slice_cases`); return what is wrong with it, "" if nothing is."""
-    try:
-        pair = volumes.read_pair(case, step)
-    except ValueError as error:
-        return str(error)
-    images = volumes.to_grey(pair.image, window_hu)
-    about = {
-        "slices": len(images),
-        "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
-        "height": images.shape[1],
-        "width": images.shape[2],
-        "image": str(case.image.absolute()),
-        "mask": str(case.mask.absolute()),
-        "made_from": made_from(case, window_hu, step),
-    }
-    header = np.frombuffer(pair.header.binaryblock, np.uint8)
-    with storage.atomic(path) as temporary:
-        np.savez(temporary, images=images, masks=pair.mask, header=header, about=json.dumps(about))
-    return ""
+    rows = [
+        {"case": case.name, "patient": case.patient} | sliced.about(study.path("sliced_case", case=case.name))
+        for case in sound
+    ]
+    table = pd.DataFrame(rows)
+    storage.write_csv(study.path("cases"), table)
+    return table, wrong
 
 
 def _move_in(cases, staging, study):
@@ -110,22 +91,6 @@ def _move_in(cases, staging, study):
         if case.name in made:
             os.replace(made[case.name], study.path("sliced_case", case=case.name))
     shutil.rmtree(staging, ignore_errors=True)
-
-
-def made_from(case, window_hu, step):
-    """Return a short text that changes when the case's files (by size and time of change) or the settings do."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (case.image, case.mask)]
-    return hashlib.sha256(json.dumps([files, list(window_hu), step]).encode()).hexdigest()[:16]
-
-
-def unsliced(cases, study, window_hu=LUNG_WINDOW_HU, step=2):
-    """Return those cases that were not sliced yet from these files with these settings."""
-    return [case for case in cases if not _is_sliced(case, study.path("sliced_data"), window_hu, step)]
-
-
-def largest_first(cases):
-    """Return cases by the size of their images, largest first: no worker is left with a large one at the end."""
-    return sorted(cases, key=lambda case: -case.image.stat().st_size if case.image.exists() else 0)
 
 
 def build(study, size=256, split="slice", seed=0):
@@ -157,7 +122,7 @@ def build(study, size=256, split="slice", seed=0):
         images = storage.create_npy(temporary, np.float32, grey.shape)
 
         def standardise_part(first):
-            images[first : first + CHUNK] = standardise(grey[first : first + CHUNK], mean, std)
+            images[first : first + CHUNK] = resizing.standardise(grey[first : first + CHUNK], mean, std)
             storage.release(images), storage.release(grey)
 
         with parallel.executor() as pool:
@@ -189,35 +154,6 @@ def table(study):
     return pd.read_csv(study.need("slices"), dtype={"case": str, "patient": str})
 
 
-def resize_image(image, size):
-    """Resize a slice (H, W) to `size` (rows, columns): bilinear with anti-aliasing, float32 grey levels.
-
-    What scikit-image's `resize` does to rows and then to columns, as two sparse matrices: several times as fast.
-    """
-    if image.shape == tuple(size):
-        return image.astype(np.float32)
-    rows, columns = (_weights(before, after) for before, after in zip(image.shape, size, strict=True))
-    return (columns @ (rows @ image.astype(np.float32)).T).T
-
-
-def resize_mask(mask, size):
-    """Resize a mask (H, W) to `size`, binary before and after: uint8, 1 where lesion fills half a pixel or more."""
-    if not mask.any():
-        return np.zeros(size, np.uint8)
-    return (resize_image(mask, size) >= 0.5 - 1e-6).astype(np.uint8)
-
-
-def standardise(image, mean, std):
-    """Return (image - mean) / std as float32 (report, section 2.3.1)."""
-    return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
-
-
-@functools.cache
-def _weights(before, after):
-    """Return the matrix (after, before) by which scikit-image resizes a line of pixels."""
-    return csr_array(resize(np.eye(before), (after, before), order=1, anti_aliasing=True).astype(np.float32))
-
-
 def _resize_all(study, cases, size, key):
     """Return grey levels and masks of all slices, as memory maps of files that outlive an interruption."""
     mask_file = storage.part_of(study.path("masks"))
@@ -233,11 +169,11 @@ def _resize_all(study, cases, size, key):
     ends = cases["slices"].cumsum()
 
     def resize_case(number):
-        with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as sliced:
-            pairs = zip(sliced["images"], sliced["masks"], strict=True)
+        with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as arrays:
+            pairs = zip(arrays["images"], arrays["masks"], strict=True)
         for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
-            grey[row, ..., 0] = np.round(resize_image(image, (size, size)))
-            masks[row, ..., 0] = resize_mask(mask, (size, size))
+            grey[row, ..., 0] = np.round(resizing.resize_image(image, (size, size)))
+            masks[row, ..., 0] = resizing.resize_mask(mask, (size, size))
         for array in (grey, masks):
             array.flush()
             storage.release(array)
@@ -274,22 +210,6 @@ def _split(table, protocol, seed):
     raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
 
 
-def _is_sliced(case, folder, window_hu, step):
-    """Tell whether a folder holds a case sliced from the same files with the same settings."""
-    path = folder / f"{case.name}.npz"
-    if not path.exists() or not (case.image.exists() and case.mask.exists()):
-        return False
-    with storage.open_npz(path) as sliced:
-        return json.loads(str(sliced["about"]))["made_from"] == made_from(case, window_hu, step)
-
-
-def _about(study, case):
-    """Return what a sliced case says of itself, and a checksum of its pixels."""
-    with storage.open_npz(study.path("sliced_case", case=case.name)) as sliced:
-        checksum = "-".join(f"{sliced.zip.getinfo(name).CRC:08x}" for name in ("images.npy", "masks.npy"))
-        return {"pixels": checksum} | json.loads(str(sliced["about"]))
-
-
 def _cases(study):
     """Return cases.csv, which notebook 01 writes last."""
     return pd.read_csv(study.need("cases"), dtype={"case": str, "patient": str})
@@ -303,11 +223,11 @@ def _pixels(cases):
 def _refuse_changed(cases, settings):
     """Raise ValueError if a file was changed since it was sliced (one that is not there any more was not)."""
     for row in cases.itertuples():
-        case = Case(row.case, row.patient, Path(row.image), Path(row.mask))
-        if case.image.exists() and case.mask.exists():
-            now = made_from(case, settings["window_hu"], settings["step"])
+        image, mask = Path(row.image), Path(row.mask)
+        if image.exists() and mask.exists():
+            now = sliced.made_from(image, mask, settings["window_hu"], settings["step"])
             if now != row.made_from:
-                raise ValueError(f"{case.name} or the settings changed since it was sliced: run notebook 01 again")
+                raise ValueError(f"{row.case} or the settings changed since it was sliced: run notebook 01 again")
 
 
 def _sha256(path):

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, parallel, slices
+from covseg_lib import dataset, parallel, resizing, slices, volumes
 from covseg_lib.study import Study
 
 MOMENTS = 20
@@ -76,8 +76,8 @@ def test_killed_at_twenty_moments(tiny_dataset, tmp_path, project):
 def test_an_interrupted_run_does_not_do_again_what_was_done(tiny_dataset, tmp_path, monkeypatch):
     whole = steps(tiny_dataset, tmp_path / "study")
     done = []
-    monkeypatch.setattr(slices.volumes, "read_pair", lambda *_: done.append("sliced"))
-    monkeypatch.setattr(slices, "resize_image", lambda *_: done.append("resized"))
+    monkeypatch.setattr(volumes, "read_pair", lambda *_: done.append("sliced"))
+    monkeypatch.setattr(resizing, "resize_image", lambda *_: done.append("resized"))
     assert steps(tiny_dataset, tmp_path / "study") == whole
     assert done == []
 

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, prediction, slices, training, volumes
+from covseg_lib import dataset, prediction, resizing, slices, training, volumes
 
 
 def test_rows_are_the_test_rows(tiny_study, tiny_recipe):
@@ -31,7 +31,7 @@ def test_a_volume_is_predicted_as_its_slices_are(tiny_study, tiny_recipe, tiny_d
     mask, header = prediction.predict_volume(run, case.image)
     of_slices = prediction.predict_slices(run, slices.load(tiny_study, "test")[0])[table["case"] == case.name]
     for found, probability in zip(mask, of_slices[..., 0], strict=True):
-        assert (found == (slices.resize_image(probability, (16, 20)) >= 0.5)).all()
+        assert (found == (resizing.resize_image(probability, (16, 20)) >= 0.5)).all()
     volumes.write_mask(tmp_path / "mask.nii.gz", mask, header)
     assert nib.load(tmp_path / "mask.nii.gz").shape == nib.load(case.image).shape
 
@@ -43,7 +43,7 @@ def test_every_second_pixel_is_the_one_that_training_saw(tiny_study, tiny_recipe
     image = np.random.default_rng(0).integers(-1000, 0, (32, 32, 2)).astype(np.int16)
     nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / "ras.nii")
     seen, _ = volumes.read_volume(tmp_path / "ras.nii", step=2)
-    expected = slices.standardise(volumes.to_grey(seen), made_with["mean"], made_with["std"])
+    expected = resizing.standardise(volumes.to_grey(seen), made_with["mean"], made_with["std"])
     given = []
 
     class Model:

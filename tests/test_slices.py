@@ -45,21 +45,6 @@ def test_building_twice_gives_the_same_bytes(tiny_study):
     assert before == [tiny_study.path(name).read_bytes() for name in names]
 
 
-def test_resizing_to_the_same_size_changes_nothing():
-    mask = np.random.default_rng(0).integers(0, 2, (12, 12)).astype(np.uint8)
-    assert (slices.resize_mask(mask, (12, 12)) == mask).all()
-    assert (slices.resize_image(mask * 255, (12, 12)) == mask * 255).all()
-
-
-def test_a_mask_of_half_a_picture_stays_half():
-    mask = np.zeros((10, 10), np.uint8)
-    mask[:, :5] = 1
-    for size in (4, 6, 20):
-        resized = slices.resize_mask(mask, (size, size))
-        assert resized[:, : size // 2].all()
-        assert not resized[:, size // 2 :].any()
-
-
 def test_nothing_sliced_names_notebook_01(tmp_path):
     with pytest.raises(FileNotFoundError, match="run notebook 01 first"):
         slices.build(Study(tmp_path))
@@ -70,12 +55,3 @@ def test_an_unknown_split_lists_the_known_ones(tiny_study):
         slices.build(tiny_study, 16, "random")
     with pytest.raises(FileNotFoundError, match="run notebook 02 first"):
         slices.table(tiny_study)
-
-
-@pytest.mark.parametrize(("before", "after"), [((315, 315), (256, 256)), ((100, 128), (64, 64)), ((20, 16), (32, 40))])
-def test_resizing_is_scikit_images(before, after):
-    from skimage.transform import resize
-
-    image = np.random.default_rng(0).integers(0, 256, before).astype(np.float32)
-    expected = resize(image, after, order=1, anti_aliasing=True, preserve_range=True)
-    assert np.abs(slices.resize_image(image, after) - expected).max() < 0.01
