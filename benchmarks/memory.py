@@ -49,9 +49,9 @@ def main(folder, count):
     """Measure the peak memory."""
     if count:
         return slice_and_build(folder, count)
-    from covseg_lib import phantom
+    from covseg_lib import anatomy
 
-    image, mask, _ = phantom.make_volume((42, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))
+    image, mask, _ = anatomy.make_volume((42, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))
     print("| volumes | slices | seconds | peak memory, GB |\n|---|---|---|---|")
     for count in (5, 20, 100, 1110):
         shutil.rmtree(folder, ignore_errors=True)

@@ -116,9 +116,9 @@ def compare(folder, theirs, our_study):
 
 def make_phantom(folder):
     """Write a data set of the Zenodo record's shapes: phantom slices, enlarged, repeated, each with its own noise."""
-    from covseg_lib import phantom, volumes
+    from covseg_lib import anatomy, volumes
 
-    drawn = phantom.make_volume((20, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))[:2]
+    drawn = anatomy.make_volume((20, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))[:2]
     shapes = [(f"coronacases_{n:03d}", s, 512, 512) for n, s in enumerate(HU_SLICES, 1)]
     shapes += [(f"radiopaedia_{n}_0", s, 630, 401 if s == 110 else 630) for n, s in enumerate(GREY_SLICES, 1)]
     for name, count, width, height in shapes:

@@ -2,13 +2,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, phantom, scores, volumes
+from covseg_lib import anatomy, dataset, phantom, scores, volumes
 
 SHAPE = (12, 96, 96)
 
 
 def _volume(lesions=4, seed=0, shape=SHAPE):
-    return phantom.make_volume(shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1))
+    return anatomy.make_volume(shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1))
 
 
 def test_one_seed_gives_one_volume():
@@ -41,8 +41,8 @@ def test_a_threshold_does_not_find_the_lesions():
 def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     small = {case: (seed, n, (6, h // 4, w // 4), o) for case, (seed, n, (_, h, w), o) in phantom.PHANTOMS.items()}
     monkeypatch.setattr(phantom, "PHANTOMS", small)
-    monkeypatch.setattr(phantom, "PIXEL_MM", 5.6)
-    monkeypatch.setattr(phantom, "SLICE_MM", 40.0)
+    monkeypatch.setattr(anatomy, "PIXEL_MM", 5.6)
+    monkeypatch.setattr(anatomy, "SLICE_MM", 40.0)
     cases = dataset.find_cases(phantom.make_dataset(tmp_path))
     assert len(cases) == 12
     assert len({case.patient for case in cases}) == 11
