@@ -3,11 +3,17 @@
 from pathlib import Path
 
 import click
+import pandas as pd
 
 from covseg_lib.study import Study
 
 STUDY = click.option(
-    "--study", type=click.Path(path_type=Path, file_okay=False), help="The study's folder. [default: ./study]"
+    "--study",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="study",
+    show_default=True,
+    help="The study's folder.",
 )
 
 
@@ -21,11 +27,11 @@ def main():
 @STUDY
 @click.option("--only", multiple=True, metavar="NUMBER", help="Only this notebook, as 03; may be given again.")
 @click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a notebook parameter.")
-def run(study, only, parameters):
+def run(folder, only, parameters):
     """Execute the notebooks in order into the study's notebooks/ and print Table 2.1."""
-    from covseg_lib import runner, scores
+    from covseg_lib import runner
 
-    study = Study(study or "study")
+    study = Study(folder)
     values = {name: runner.parse_value(value) for name, value in parameters}
     try:
         made = runner.run(study, values, only)
@@ -33,10 +39,10 @@ def run(study, only, parameters):
         raise click.ClickException(str(error)) from error
     if made[-1].name.startswith("06"):
         columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
-        table_2_1 = scores.table_2_1(study)[columns].round(4).to_string()
-        click.echo(f"\nTable 2.1, each run under the metric it was compiled with\n{table_2_1}")
-        click.echo(f"\nOn the test slices, under every metric\n{scores.table(study).round(4).to_string()}\n")
-        for figure in sorted(study.path("figure", name="*").parent.glob("*.png")):
+        table_2_1, scores = (pd.read_csv(study.need(name), index_col="run").round(4) for name in ("table", "scores"))
+        click.echo(f"\nTable 2.1, each run under the metric it was compiled with\n{table_2_1[columns].to_string()}")
+        click.echo(f"\nOn the test slices, under every metric\n{scores.to_string()}\n")
+        for figure in sorted(study.path("figures").glob("*.png")):
             click.echo(figure)
         click.echo(f"{study.path('report')}\nNot a medical device.")
 
@@ -46,12 +52,12 @@ def run(study, only, parameters):
 @click.option("--run", "name", default="dice", show_default=True, help="Which run of the study.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write, as mask.nii.gz.")
 @STUDY
-def predict(scan, name, out, study):
+def predict(scan, name, out, folder):
     """Write the lesion mask of a CT volume in the scan's own space."""
     from covseg_lib import prediction, training, volumes
 
     try:
-        mask, header = prediction.predict_volume(training.load_run(Study(study or "study"), name), scan)
+        mask, header = prediction.predict_volume(training.load_run(Study(folder), name), scan)
         volumes.write_mask(out, mask, header)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
