@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import slices, storage
+from covseg_lib.prediction import LESION_FROM
 
 REPORT = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
     metric: dict(zip(("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test"), numbers, strict=True))
@@ -80,7 +81,7 @@ def table(study):
     slices best), columns accuracy, iou, mean_iou, dice
     """
     images, masks = slices.load(study, "test")
-    predicted = {run: np.load(study.need("prediction", run=run)) >= 0.5 for run in predicted_runs(study)}
+    predicted = {run: _predicted(study, run) for run in predicted_runs(study)}
     low, high = best_band(*slices.load(study, "train"))
     predicted["(grey band)"] = (images >= low) & (images <= high)
     predicted["(empty mask)"] = np.zeros_like(masks)
@@ -104,7 +105,7 @@ def table_2_1(study):
         ours = storage.read_json(study.need("timing", run=run)) | {
             "epochs": recipe["epochs"],
             "seen": of(seen_masks, np.load(study.need("seen", run=run))),
-            "test": of(test_masks, np.load(study.need("prediction", run=run)) >= 0.5),
+            "test": of(test_masks, _predicted(study, run)),
         }
         pairs = [((name, ours[name]), (f"report_{name}", theirs[name])) for name in theirs]
         rows[run] = {"metric": recipe["objective"], **dict(pair for both in pairs for pair in both)}
@@ -112,7 +113,7 @@ def table_2_1(study):
 
 
 def predicted_runs(study):
-    """Return the names of the runs that notebook 06 has predicted, sorted."""
+    """Return the names of the runs that notebook 06 has predicted, in the order of `Study.runs`."""
     return [run for run in study.runs() if study.path("prediction", run=run).exists()]
 
 
@@ -128,6 +129,11 @@ def best_band(images, masks, bins=100):
     scores = np.where(marked > 0, 2 * found / np.maximum(marked + lesion[-1], 1), 0)
     low, high = np.unravel_index(scores.argmax(), scores.shape)
     return float(levels[low]), float(levels[high])
+
+
+def _predicted(study, run):
+    """Return the masks that a run predicts for the test slices."""
+    return np.load(study.need("prediction", run=run)) >= LESION_FROM
 
 
 def _ratio(part, whole):
