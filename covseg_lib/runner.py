@@ -96,18 +96,12 @@ def _execute(path, study, parameters, bar):
         papermill.execute_notebook(
             str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT), extra_arguments=KERNEL_ARGUMENTS
         )
-    except PapermillExecutionError as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         bar.close()
-        raise NotebookFailed(
-            f"{path.name} stopped in cell {error.cell_index} with {error.ename}: {error.evalue}\n"
-            f"The executed copy shows it: {out}"
-        ) from error
-    except DeadKernelError as error:
-        bar.close()
-        raise NotebookFailed(
-            f"{path.name} stopped: its process died, most likely for want of memory (smaller BATCH_SIZE or SIZE)\n"
-            f"The executed copy shows how far it came: {out}"
-        ) from error
+        why = "stopped: its process died, most likely for want of memory (smaller BATCH_SIZE or SIZE)"
+        if isinstance(error, PapermillExecutionError):
+            why = f"stopped in cell {error.cell_index} with {error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{path.name} {why}\nThe executed copy shows how far it came: {out}") from error
     if path.name.startswith("06"):
         write_report(study, out)
     return out
@@ -116,10 +110,15 @@ def _execute(path, study, parameters, bar):
 def write_report(study, notebook):
     """Write report.html, one page without code and without what was printed to stderr, of an executed notebook."""
     executed = nbformat.read(notebook, as_version=4)
-    for cell in executed.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    drop_stderr(executed)
     exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, embed_images=True)
     page, _ = exporter.from_notebook_node(executed)
     with storage.atomic(study.path("report")) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
+
+
+def drop_stderr(notebook):
+    """Remove what an executed notebook printed to stderr: progress bars, TensorFlow's greetings."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

@@ -17,10 +17,10 @@ from covseg_lib import runner, storage
 def refresh(path):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, resources={"metadata": {"path": path.parent}}, record_timing=False, timeout=None).execute()
+    runner.drop_stderr(notebook)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = _joined(output for output in cell.outputs if output.get("name") != "stderr")
+            cell.outputs = _joined(cell.outputs)
     notebook.metadata["language_info"] = {"name": "python"}
     text = nbformat.writes(notebook).replace(os.environ["COVSEG_STUDY"], "study")
     with storage.atomic(path) as temporary:
