@@ -31,14 +31,14 @@ class Recipe:
     objective: str
     epochs: int
     preprocessing: dict  # what processed_data was made with: preprocessing.json
-    base_filters: int = 32
-    depth: int = 4
-    batch_size: int = 8
-    learning_rate: float = 2e-4
+    base_filters: int
+    depth: int
+    batch_size: int
+    learning_rate: float
+    precision: str  # Keras' dtype policy
+    seed: int
     clipnorm: float = 0.1  # a step's gradient, all weights together, is cut to this length
     lesion_prior: float = 0.01
-    precision: str = "float32"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def train(recipe, study, report=None):
     objective = OBJECTIVES[recipe.objective]
     train_set, validation_set = slices.load(study, "train"), slices.load(study, "validation")
     mixed = np.random.default_rng(recipe.seed).permutation(len(validation_set[0]))  # no batch of healthy slices only
+    validation_set = tuple(array[mixed] for array in validation_set)
     model = compile_model(recipe)
     study.path("timing", run=recipe.run).unlink(missing_ok=True)
     storage.write_json(study.path("recipe", run=recipe.run), asdict(recipe))
@@ -103,7 +104,7 @@ def train(recipe, study, report=None):
             *(array[order] for array in train_set),
             batch_size=recipe.batch_size,
             shuffle=False,
-            validation_data=tuple(array[mixed] for array in validation_set),
+            validation_data=validation_set,
             verbose=0,
         ).history
         scores = {name: values[0] for name, values in logs.items()}
