@@ -33,10 +33,6 @@ def test_a_listing_has_files_and_no_folders(tmp_path):
     assert files == ["study.json", "predictions/nifti/dice/a.nii.gz"]
 
 
-def test_profiles_hold_the_same_settings():
-    assert PROFILES["demo"].keys() == PROFILES["report"].keys()
-
-
 def test_runs_trained_on_other_slices_are_stale(tmp_path):
     study = Study(tmp_path)
     storage.write_json(study.path("preprocessing"), {"mean": 1})
