@@ -9,11 +9,10 @@ LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, to
 SPLITS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
 
 
-def gallery(images, masks, titles, columns=4):
-    """Show slices (n, H, W) in a grid, lesions (n, H, W) outlined, each with its title."""
-    rows = -(-len(images) // columns)
-    figure, axes = _grid(rows, columns)
-    for ax, image, mask, title in zip(axes.flat, images, masks, titles, strict=False):
+def gallery(images, masks, titles):
+    """Show slices (n, H, W) side by side, lesions (n, H, W) outlined, each with its title."""
+    figure, axes = _grid(1, len(images))
+    for ax, image, mask, title in zip(axes.flat, images, masks, titles, strict=True):
         _slice(ax, image, title)
         _outline(ax, mask, TRUTH)
     figure.suptitle("CT slices, lesions outlined in blue")

@@ -35,7 +35,7 @@ def test_the_others_draw(tmp_path):
     table = pd.DataFrame({"patient": list("aab"), "split": ["train", "test", "validation"]})
     scores = pd.DataFrame({"iou": [0.5, 0], "dice": [0.6, 0]}, index=["dice", "(empty mask)"])
     for figure in (
-        figures.gallery(IMAGES, np.zeros_like(MASKS), ["a", "b", "c"], columns=2),
+        figures.gallery(IMAGES, np.zeros_like(MASKS), ["a", "b", "c"]),
         figures.resizing(IMAGES[0], MASKS[0], IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]),
         figures.histograms(IMAGES, IMAGES - 0.5),
         figures.split_bars(table),
