@@ -88,24 +88,20 @@ class PooledMask(keras.metrics.Metric):
 class Objective:
     """What a model is compiled with.
 
-    title : the metric as tables and figures print it
-    metric : its name in the training history
+    title : the metric as figures print it; in the training history it is called as the objective
     loss : a Keras loss, by name or as a function
     make_metric : makes a fresh Keras metric of that name
     """
 
     title: str
-    metric: str
     loss: str | Callable
     make_metric: Callable
 
 
 OBJECTIVES = {
-    "accuracy": Objective(
-        "Accuracy", "accuracy", "binary_crossentropy", lambda: keras.metrics.BinaryAccuracy(name="accuracy")
-    ),
-    "iou": Objective("IoU", "iou", "binary_crossentropy", lambda: PooledMask(_iou_of_sums, "iou")),
-    "dice": Objective("Dice", "dice", soft_dice_loss, lambda: PooledMask(_dice_of_sums, "dice")),
+    "accuracy": Objective("Accuracy", "binary_crossentropy", lambda: keras.metrics.BinaryAccuracy(name="accuracy")),
+    "iou": Objective("IoU", "binary_crossentropy", lambda: PooledMask(_iou_of_sums, "iou")),
+    "dice": Objective("Dice", soft_dice_loss, lambda: PooledMask(_dice_of_sums, "dice")),
 }
 
 

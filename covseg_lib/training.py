@@ -88,7 +88,7 @@ def train(recipe, study, report=None):
     Run, with the best weights
     """
     keras.utils.set_random_seed(recipe.seed)
-    objective = OBJECTIVES[recipe.objective]
+    metric = recipe.objective
     train_set, validation_set = slices.load(study, "train"), slices.load(study, "validation")
     mixed = np.random.default_rng(recipe.seed).permutation(len(validation_set[0]))  # no batch of healthy slices only
     validation_set = tuple(array[mixed] for array in validation_set)
@@ -110,12 +110,12 @@ def train(recipe, study, report=None):
         scores = {name: values[0] for name, values in logs.items()}
         history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - start})
         storage.write_csv(study.path("history", run=recipe.run), pd.DataFrame(history))
-        if scores[f"val_{objective.metric}"] > best:
-            best = scores[f"val_{objective.metric}"]
+        if scores[f"val_{metric}"] > best:
+            best = scores[f"val_{metric}"]
             with storage.atomic(study.path("weights", run=recipe.run)) as temporary:
                 weights_only.save_weights(temporary)
         if report:
-            report(_line(recipe, objective.metric, history))
+            report(_line(recipe, metric, history))
     storage.write_json(study.path("timing", run=recipe.run), _timing(history))
     return load_run(study, recipe.run)
 
@@ -148,7 +148,7 @@ def compile_model(recipe):
 
 def best_epoch(history, objective):
     """Return the number of the epoch whose weights were kept, counted from 1."""
-    return int(history["epoch"][history[f"val_{OBJECTIVES[objective].metric}"].argmax()])
+    return int(history["epoch"][history[f"val_{objective}"].argmax()])
 
 
 def _line(recipe, metric, history):
