@@ -13,8 +13,6 @@ from tqdm import tqdm
 from covseg_lib import parallel, resizing, sliced, splits, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
-CHUNK = 64  # slices standardised at a time
-
 
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
@@ -122,11 +120,12 @@ def build(study, size=256, split="slice", seed=0):
         images = storage.create_npy(temporary, np.float32, grey.shape)
 
         def standardise_part(first):
-            images[first : first + CHUNK] = resizing.standardise(grey[first : first + CHUNK], mean, std)
+            rows = slice(first, first + storage.CHUNK)
+            images[rows] = resizing.standardise(grey[rows], mean, std)
             storage.release(images), storage.release(grey)
 
         with parallel.executor() as pool:
-            list(pool.map(standardise_part, range(0, len(grey), CHUNK)))
+            list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}

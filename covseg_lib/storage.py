@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+CHUNK = 64  # rows of an array handled at a time
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
@@ -84,10 +85,10 @@ def release(array):
         array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-def chunks(array, rows=64):
-    """Yield a memory map part by part, as (first row, part); what was read is released."""
-    for first in range(0, len(array), rows):
-        yield first, array[first : first + rows]
+def chunks(array):
+    """Yield a memory map part by part, as (first row, part of `CHUNK` rows); what was read is released."""
+    for first in range(0, len(array), CHUNK):
+        yield first, array[first : first + CHUNK]
         release(array)
 
 

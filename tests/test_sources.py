@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pathlib
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -130,6 +131,24 @@ def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"0\.00 GB are free"):
         sources.unpack(tmp_path / "a.zip", tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_medsegs_files_are_asked_of_their_doi(tmp_path, monkeypatch):
+    def ask(self):
+        self.registry = REGISTRY | {"readme.txt": "md5:0"}
+
+    class Downloader:
+        def __init__(self, **options):
+            assert options["headers"]["User-Agent"].startswith("covseg/")
+
+        def __call__(self, url, output_file, _, **__):
+            address, name = url.rsplit("/", 1)
+            assert address == sources.MEDSEG
+            pathlib.Path(output_file).write_bytes(FILES[name])
+
+    monkeypatch.setattr("pooch.Pooch.load_registry_from_doi", ask)
+    monkeypatch.setattr("pooch.DOIDownloader", Downloader)
+    assert _made(sources.fetch("medseg", tmp_path / "data", tmp_path / "cache")) == WHOLE
 
 
 def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
