@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from skimage.transform import resize
 
+from covseg_lib import storage
+
 
 def resize_image(image, size):
     """Resize a slice (H, W) to `size` (rows, columns): bilinear with anti-aliasing, float32 grey levels.
@@ -28,6 +30,18 @@ def resize_mask(mask, size):
 def standardise(image, mean, std):
     """Return (image - mean) / std as float32 (report, section 2.3.1)."""
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
+
+
+def mean_and_std(grey, chosen):
+    """Return mean and standard deviation of grey slices (N, ...) uint8, those chosen (N,) bool.
+
+    Exactly, from counts of the 256 grey levels, in the memory of a few slices; `grey` is a memory map.
+    """
+    parts = storage.chunks(grey)
+    counts = sum(np.bincount(part[chosen[first : first + len(part)]].ravel(), minlength=256) for first, part in parts)
+    levels = np.arange(256)
+    mean = float((counts * levels).sum() / counts.sum())
+    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
 
 
 @functools.cache

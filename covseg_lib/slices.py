@@ -114,8 +114,8 @@ def build(study, size=256, split="slice", seed=0):
         study.path("preprocessing").unlink()
     grey, masks = _resize_all(study, cases, size, wanted["pixels_sha256"])
     rows = _rows(cases, masks)
-    rows["split"] = _split(rows, split, seed)
-    mean, std = _mean_and_std(grey, (rows["split"] == "train").to_numpy())
+    rows["split"] = splits.split(rows, split, seed)
+    mean, std = resizing.mean_and_std(grey, (rows["split"] == "train").to_numpy())
     with storage.atomic(study.path("images")) as temporary:
         images = storage.create_npy(temporary, np.float32, grey.shape)
 
@@ -190,23 +190,6 @@ def _rows(cases, masks):
     counts = [np.count_nonzero(part, axis=(1, 2, 3)) for _, part in storage.chunks(masks)]
     rows["lesion_pixels"] = np.concatenate(counts)
     return rows
-
-
-def _mean_and_std(grey, chosen):
-    """Return mean and standard deviation of the slices chosen (a bool each), exactly, from counts of grey levels."""
-    parts = storage.chunks(grey)
-    counts = sum(np.bincount(part[chosen[first : first + len(part)]].ravel(), minlength=256) for first, part in parts)
-    levels = np.arange(256)
-    mean = float((counts * levels).sum() / counts.sum())
-    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
-
-
-def _split(table, protocol, seed):
-    if protocol == "slice":
-        return splits.slice_split(len(table), seed)
-    if protocol == "patient":
-        return splits.patient_split(table["patient"], seed, table["lesion_pixels"] > 0)
-    raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
 
 
 def _cases(study):

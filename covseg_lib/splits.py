@@ -77,6 +77,15 @@ def patient_split(patients, seed=0, has_lesion=None):
     return _named(len(patients), validation, test)
 
 
+def split(table, protocol, seed=0):
+    """Split a table of slices (columns patient, lesion_pixels) by "slice" or "patient"; ValueError for another."""
+    if protocol == "slice":
+        return slice_split(len(table), seed)
+    if protocol == "patient":
+        return patient_split(table["patient"], seed, table["lesion_pixels"] > 0)
+    raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
+
+
 def _draw(rows, count, seed):
     """Return `rows` without `count` of them, and those, drawn as scikit-learn's train_test_split draws them.
 

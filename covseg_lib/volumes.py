@@ -8,11 +8,9 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
-from covseg_lib import storage
+from covseg_lib import checks, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
-AFFINE_TOLERANCE_MM = 0.01
-HIGHEST_LABEL = 3  # MedSeg marks ground glass, consolidation and effusion as 1, 2 and 3
 UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows front to back, columns right to left
 
 
@@ -35,15 +33,15 @@ def read_pair(case, step=1):
 
     Everything that is wrong is said in one ValueError: files that are no whole 3D NIfTI volumes, NaN and infinite
     values, a blank image, intensities that are neither HU nor 0..255, masks that hold anything but whole labels of 0
-    to `HIGHEST_LABEL`, and masks (a lung mask too, where there is one) of another shape or place than the image.
+    to `checks.HIGHEST_LABEL`, and masks (a lung mask too, where there is one) of another shape or place than the image.
     """
     files = [("mask", case.mask), *([("lung mask", case.lungs)] if case.lungs else [])]
     with ThreadPoolExecutor(1) as beside:
         reading = beside.submit(lambda: [_read_checked(what, path, step) for what, path in files])
         image, header, *wrong = _read_checked("image", case.image, step)
         masks = reading.result()
-    for _, mask_header, said in masks:
-        wrong += [said, misfit(header, mask_header) if header and mask_header else ""]
+    for (what, _), (_, other, said) in zip(files, masks, strict=True):
+        wrong += [said, checks.misfit(header, other, what) if header and other else ""]
     if any(wrong):
         raise ValueError("; ".join(filter(None, wrong)))
     return Pair(image, (masks[0][0] > 0).view(np.uint8), header)
@@ -59,48 +57,14 @@ def read_volume(path, step=1):
     return _upright(array, header, step), header
 
 
-def misfit(header, other):
-    """Say how two NIfTI headers, of an image and its mask, do not fit; an empty text if they do."""
-    shapes = upright_shape(header), upright_shape(other)
-    if shapes[0] != shapes[1]:
-        return f"the image is {shapes[0]} and its mask {shapes[1]} (slices, rows, columns): expected one shape"
-    apart = np.abs(header.get_best_affine() - other.get_best_affine()).max()
-    if apart > AFFINE_TOLERANCE_MM:
-        return f"image and mask lie in different places (affines differ by {apart:.3g}): resample the mask first"
-    return ""
-
-
 def _read_checked(what, path, step):
     """Return a volume as `read_volume` does, its header, and what is wrong with it ("" if nothing is)."""
     try:
         header, array = _load(path)
     except ValueError as error:
         return None, None, f"{what}: {error}"
-    said = _problem_of_values(array, what)
+    said = checks.problem(array, what)
     return _upright(array, header, step), header, said and f"{what} {path.name}: {said}"
-
-
-def _problem_of_values(array, what):
-    if what == "image" and array.dtype == np.uint8 and np.ptp(array[..., array.shape[2] // 2]):
-        return ""  # bytes are 0..255, and these are not blank
-    low, high = 0 if what != "image" and array.dtype.kind == "u" else array.min(), array.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return "holds NaN or infinite values: expected numbers; convert the series again"
-    if what == "image":
-        if low == high:
-            return f"every voxel is {low:g}: expected a CT volume"
-        try:
-            check_intensities(low, high)
-        except ValueError as error:
-            return str(error)
-    elif low < 0 or high > HIGHEST_LABEL or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
-        return f"holds {_some(np.unique(array))}: expected whole labels from 0 to {HIGHEST_LABEL}"
-    return ""
-
-
-def _some(values):
-    shown = ", ".join(f"{value:g}" for value in values[:6])
-    return f"{len(values)} values ({shown}, ...)" if len(values) > 6 else f"the values {shown}"
 
 
 def parse_header(data):
@@ -159,22 +123,10 @@ def to_grey(image, window_hu=LUNG_WINDOW_HU):
     >>> to_grey(np.array([0, 128, 255]))
     array([  0, 128, 255], dtype=uint8)
     """
-    if check_intensities(np.min(image), np.max(image)) == "grey":
+    if checks.intensities(np.min(image), np.max(image)) == "grey":
         return np.ascontiguousarray(image) if image.dtype == np.uint8 else np.round(image).astype(np.uint8)
     low, high = window_hu
     return np.round((np.clip(image, low, high) - low) * np.float32(255 / (high - low))).astype(np.uint8)
-
-
-def check_intensities(low, high):
-    """Return "grey" or "HU", which a volume with values from `low` to `high` holds; raise ValueError for neither."""
-    if low >= 0 and high <= 255:
-        return "grey"
-    if low <= -200 and high <= 32767:  # air is -1000 HU, and every chest CT shows some
-        return "HU"
-    raise ValueError(
-        f"intensities from {low:g} to {high:g} are neither Hounsfield units (with air near -1000) "
-        "nor grey levels 0..255: convert the volume to HU"
-    )
 
 
 def write_mask(path, mask, like):

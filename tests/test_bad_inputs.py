@@ -124,7 +124,10 @@ BAD = {
     "two masks of a case": (_second(_mask), r"two files in Infection_Mask"),
     "image without mask": (lambda folder: _mask(folder).unlink(), r"no mask for image scan_1.nii.gz"),
     "mask without image": (lambda folder: _image(folder).unlink(), r"no image for mask scan_1.nii.gz"),
-    "lung mask of another shape": (_lungs_of(np.zeros((20, 16, 4), np.uint8)), r"its mask \(4, 16, 20\)"),
+    "lung mask of another shape": (
+        _lungs_of(np.zeros((20, 16, 4), np.uint8)),
+        r"its lung mask \(20, 16, 4\)",
+    ),
     "lung mask of other labels": (
         _lungs_of(np.full(SHAPE, 9, np.uint8)),
         r"lung mask scan_1.nii.gz: holds the values 9",
