@@ -17,9 +17,9 @@ from covseg_lib.study import LUNG_WINDOW_HU
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
 
-    `sliced` says what such a file holds. Files are made beside the study and move into it when
-    all cases are known to be sound. Cases sliced before from the same files with the same settings are left as they
-    are, also after an interruption; files of cases that are not among `cases` are removed.
+    `sliced` says what such a file holds. Files are made beside the study and move into it when all cases are known
+    to be sound. Cases sliced before from the same files with the same settings are left as they are, also after an
+    interruption; files of cases that are not among `cases` are removed.
 
     Parameters
     ----------
@@ -116,16 +116,7 @@ def build(study, size=256, split="slice", seed=0):
     rows = _rows(cases, masks)
     rows["split"] = splits.split(rows, split, seed)
     mean, std = resizing.mean_and_std(grey, (rows["split"] == "train").to_numpy())
-    with storage.atomic(study.path("images")) as temporary:
-        images = storage.create_npy(temporary, np.float32, grey.shape)
-
-        def standardise_part(first):
-            rows = slice(first, first + storage.CHUNK)
-            images[rows] = resizing.standardise(grey[rows], mean, std)
-            storage.release(images), storage.release(grey)
-
-        with parallel.executor() as pool:
-            list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
+    _standardise_all(study, grey, mean, std)
     storage.write_csv(study.path("slices"), rows)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
@@ -182,6 +173,19 @@ def _resize_all(study, cases, size, key):
         for count in tqdm(pool.map(resize_case, range(done, len(cases))), desc="resizing", total=len(cases) - done):
             storage.write_json(progress, {"key": [key, size], "done": count})
     return grey, masks
+
+
+def _standardise_all(study, grey, mean, std):
+    """Write images.npy of the grey levels of all slices."""
+    with storage.atomic(study.path("images")) as temporary, parallel.executor() as pool:
+        images = storage.create_npy(temporary, np.float32, grey.shape)
+
+        def standardise_part(first):
+            part = slice(first, first + storage.CHUNK)
+            images[part] = resizing.standardise(grey[part], mean, std)
+            storage.release(images), storage.release(grey)
+
+        list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
 
 
 def _rows(cases, masks):
