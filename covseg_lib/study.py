@@ -131,16 +131,24 @@ class Study:
     def runs(self):
         """Return the names of the finished runs in models/ that were trained on processed_data as it is now.
 
-        In the report's order (accuracy, IoU, Dice), then by name.
+        In the report's order (accuracy, IoU, Dice), then by name. Raises FileNotFoundError where there is none.
         """
+        fitting = self._fitting()
+        if not fitting:
+            raise FileNotFoundError(
+                f"no finished run of these slices in {self.path('models')}: run notebook {LAYOUT['models'][1]} first"
+            )
+        return fitting
+
+    def stale_runs(self):
+        """Return the names of the finished runs that were trained on another processed_data."""
+        return sorted(set(self._finished()) - set(self._fitting()))
+
+    def _fitting(self):
         made_with = storage.read_json(self.need("preprocessing"))
         recipes = {name: storage.read_json(self.need("recipe", run=name)) for name in self._finished()}
         fitting = [name for name, recipe in recipes.items() if recipe["preprocessing"] == made_with]
         return sorted(fitting, key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
-
-    def stale_runs(self):
-        """Return the names of the finished runs that were trained on another processed_data."""
-        return sorted(set(self._finished()) - set(self.runs()))
 
     def _finished(self):
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]

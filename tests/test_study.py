@@ -36,6 +36,8 @@ def test_a_listing_has_files_and_no_folders(tmp_path):
 def test_runs_trained_on_other_slices_are_stale(tmp_path):
     study = Study(tmp_path)
     storage.write_json(study.path("preprocessing"), {"mean": 1})
+    with pytest.raises(FileNotFoundError, match=r"no finished run of these slices .* run notebook 03, 04 or 05 first"):
+        study.runs()
     for run, objective, mean in (("b", "dice", 1), ("a", "iou", 1), ("c", "dice", 2)):
         recipe = {"objective": objective, "preprocessing": {"mean": mean}}
         storage.write_json(study.path("recipe", run=run), recipe)
