@@ -69,3 +69,14 @@ def test_a_notebook_alone_under_plain_papermill_and_06_finds_its_run(demo, proje
     assert len(pd.read_csv(study.path("history", run="accuracy_e1"))) == 1
     runner.run(study, numbers=["06"])
     assert pd.read_csv(study.path("table"))["run"].tolist() == ["accuracy", "accuracy_e1", "iou", "dice"]
+
+
+def test_01_stops_at_a_bad_first_case_or_goes_on_without_it(tiny_dataset, tmp_path):
+    (tiny_dataset / "CT_scans" / "scan_1.nii.gz").write_text("no volume")
+    study = Study(tmp_path / "study")
+    parameters = {"DATASET": str(tiny_dataset), "STEP": 1}
+    with pytest.raises(runner.NotebookFailed, match=r"1 of 5 cases cannot be used"):
+        runner.run(study, parameters, ["01"])
+    assert [path.name for path in study.root.iterdir()] == ["notebooks"]
+    runner.run(study, parameters | {"STRICT": False}, ["01"])
+    assert pd.read_csv(study.path("cases"))["case"].tolist() == ["scan_2", "scan_3", "scan_4", "scan_5"]
