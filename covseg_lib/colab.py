@@ -3,11 +3,13 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from covseg_lib import storage
 from covseg_lib.study import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -82,9 +84,39 @@ def pick_profile(profile="auto"):
     return ("report", "on Colab with a GPU") if _gpus() else ("demo", "on Colab without a GPU")
 
 
+def gpu_capabilities():
+    """Return the CUDA compute capability of each NVIDIA GPU, as [7.5] for a T4."""
+    return [float(number) for number in _nvidia("compute_cap")]
+
+
+def on_runtime(path):
+    """Return a copy of a file on Drive that lies on Colab's own disk, made once; elsewhere return the path.
+
+    Raises OSError where the copy has not the file's size, as when Drive is disconnected meanwhile.
+    """
+    path = Path(path)
+    if not on_colab() or not path.is_relative_to(drive()):
+        return path
+    copy = drive().parents[1] / "covseg_on_runtime" / path.relative_to(drive())
+    if not copy.exists() or _size_and_time(copy) != _size_and_time(path):
+        with storage.atomic(copy) as temporary:
+            shutil.copy2(path, temporary)
+            if _size_and_time(temporary) != _size_and_time(path):
+                raise OSError(f"{path} was not copied whole: look whether Drive is connected, and run this again")
+    return copy
+
+
+def _size_and_time(path):
+    return path.stat().st_size, int(path.stat().st_mtime)
+
+
 def _gpus():
+    return _nvidia("name")
+
+
+def _nvidia(field):
     try:
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
     except (OSError, subprocess.CalledProcessError):
         return []

@@ -70,10 +70,13 @@ def split_bars(table):
     return figure
 
 
-def training_curves(history, metric, title, best_epoch):
-    """Show a run's score and loss over the epochs, as Figures 2.5 to 2.7; the kept epoch is marked."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for ax, name, label in zip(figure.subplots(1, 2), (metric, "loss"), (title, "loss"), strict=True):
+def training_curves(history, metric, title, best_epoch, columns=2):
+    """Show a run's score and loss over the epochs, as Figures 2.5 to 2.7; the kept epoch is marked.
+
+    More `columns` than 2 are left empty.
+    """
+    figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
+    for ax, name, label in zip(figure.subplots(1, columns), (metric, "loss"), (title, "loss"), strict=False):
         ax.plot(history["epoch"], history[name], color=SPLITS["train"], label="training")
         ax.plot(history["epoch"], history[f"val_{name}"], color=SPLITS["validation"], label="validation")
         ax.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
@@ -81,6 +84,43 @@ def training_curves(history, metric, title, best_epoch):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(frameon=False)
     return figure
+
+
+class Redraw:
+    """Draws a training while it runs: its curves so far and one slice as the model sees it now, in one place.
+
+    Parameters
+    ----------
+    every : int
+        Epochs between two pictures; 0: none at all.
+    objective, title : str
+        The metric's name in the history, and on the picture.
+    image, mask : (size, size, 1) arrays
+        The slice to show, and its true mask.
+    """
+
+    def __init__(self, every, objective, title, image, mask):
+        self.every, self.names, self.image, self.mask, self.spot = every, (objective, title), image, mask, None
+
+    def __call__(self, history, model):
+        """Draw, if it is time to: history is a DataFrame with a row an epoch."""
+        if not self.every or len(history) % self.every:
+            return
+        from IPython.display import display
+
+        objective, title = self.names
+        best = int(history["epoch"][history[f"val_{objective}"].argmax()])
+        figure = training_curves(history, objective, title, best, columns=3)
+        found = np.asarray(model.predict_on_batch(self.image[None]))[0, ..., 0] >= 0.5
+        ax = figure.axes[2]
+        ax.set_axis_off()
+        _slice(ax, self.image[..., 0], f"epoch {len(history)}: predicted (orange), true (blue)")
+        _outline(ax, self.mask[..., 0], TRUTH)
+        _outline(ax, found, LESION)
+        if self.spot:
+            self.spot.update(figure)
+        else:
+            self.spot = display(figure, display_id=True)
 
 
 def score_bars(table):

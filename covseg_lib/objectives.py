@@ -59,6 +59,11 @@ def soft_dice_loss(y_true, y_pred):
     return 1.0 - dice(y_true, y_pred)
 
 
+def _soft_dice_of_batch(y_true, y_pred):
+    """Return the same with shape (1,): on several devices Keras shares out a loss only if it has a shape."""
+    return ops.reshape(soft_dice_loss(y_true, y_pred), (1,))
+
+
 class PooledMask(keras.metrics.Metric):
     """A score of masks, pooled over an epoch: probabilities from 0.5 on are lesion, sums run over all batches.
 
@@ -84,6 +89,14 @@ class PooledMask(keras.metrics.Metric):
         return self.of_sums(self.sums[0], self.sums[1], self.sums[2])
 
 
+class Marked(keras.metrics.Mean):
+    """The share of pixels that a model takes for lesion: 0 for one that has collapsed to the empty mask."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch."""
+        super().update_state(ops.cast(y_pred >= 0.5, "float32"))
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a model is compiled with.
@@ -101,7 +114,7 @@ class Objective:
 OBJECTIVES = {
     "accuracy": Objective("Accuracy", "binary_crossentropy", lambda: keras.metrics.BinaryAccuracy(name="accuracy")),
     "iou": Objective("IoU", "binary_crossentropy", lambda: PooledMask(_iou_of_sums, "iou")),
-    "dice": Objective("Dice", soft_dice_loss, lambda: PooledMask(_dice_of_sums, "dice")),
+    "dice": Objective("Dice", _soft_dice_of_batch, lambda: PooledMask(_dice_of_sums, "dice")),
 }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from covseg_lib import parallel, resizing, sliced, splits, storage
+from covseg_lib import colab, parallel, resizing, sliced, splits, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
 
@@ -113,11 +113,11 @@ def build(study, size=256, split="slice", seed=0):
             return table(study)
         study.path("preprocessing").unlink()
     grey, masks = _resize_all(study, cases, size, wanted["pixels_sha256"])
-    rows = _rows(cases, masks)
-    rows["split"] = splits.split(rows, split, seed)
-    mean, std = resizing.mean_and_std(grey, (rows["split"] == "train").to_numpy())
+    listed = _list(cases, masks)
+    listed["split"] = splits.split(listed, split, seed)
+    mean, std = resizing.mean_and_std(grey, (listed["split"] == "train").to_numpy())
     _standardise_all(study, grey, mean, std)
-    storage.write_csv(study.path("slices"), rows)
+    storage.write_csv(study.path("slices"), listed)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
     storage.write_json(study.path("preprocessing"), about)
@@ -127,8 +127,17 @@ def build(study, size=256, split="slice", seed=0):
 
 def load(study, *names):
     """Return images (n, size, size, 1) float32 and masks (n, size, size, 1) uint8 of the splits so called."""
-    rows = np.flatnonzero(table(study)["split"].isin(names))
-    return tuple(np.load(study.need(name), mmap_mode="r")[rows] for name in ("images", "masks"))
+    return tuple(array[rows_of(study, *names)] for array in arrays(study))
+
+
+def rows_of(study, *names):
+    """Return the rows (n,) of processed_data that are in the splits so called."""
+    return np.flatnonzero(table(study)["split"].isin(names))
+
+
+def arrays(study):
+    """Return images.npy and masks.npy as memory maps; on Colab of copies on the runtime's disk, not of Drive."""
+    return tuple(np.load(colab.on_runtime(study.need(name)), mmap_mode="r") for name in ("images", "masks"))
 
 
 def table(study):
@@ -188,12 +197,12 @@ def _standardise_all(study, grey, mean, std):
         list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
 
 
-def _rows(cases, masks):
-    rows = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]].reset_index(drop=True)
-    rows["slice"] = rows.groupby("case", sort=False).cumcount()
+def _list(cases, masks):
+    listed = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]].reset_index(drop=True)
+    listed["slice"] = listed.groupby("case", sort=False).cumcount()
     counts = [np.count_nonzero(part, axis=(1, 2, 3)) for _, part in storage.chunks(masks)]
-    rows["lesion_pixels"] = np.concatenate(counts)
-    return rows
+    listed["lesion_pixels"] = np.concatenate(counts)
+    return listed
 
 
 def _cases(study):

@@ -54,7 +54,27 @@ def put_in_place(temporary, path):
     """Flush a finished temporary file to disk and rename it to `path`."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
+    size = os.path.getsize(temporary)
     os.replace(temporary, path)
+    if os.path.getsize(path) != size:  # seen on mounted Drives: the name is there and the bytes are not
+        raise OSError(errno.ENOSPC, f"{path} has {os.path.getsize(path)} of {size} bytes")
+
+
+def overwrite(path, data):
+    """Write bytes to a file where it lies, and flush them; a kill leaves it torn, so its reader must know a whole one.
+
+    Raises OSError, also where the file has not the size of `data` afterwards, as on a Drive that is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.stat().st_size != len(data):
+            raise OSError(errno.ENOSPC, f"{path} has {path.stat().st_size} of {len(data)} bytes")
+    except OSError as error:
+        raise _cannot_write(error, path) from error
 
 
 def remove_parts(folder):
@@ -121,8 +141,11 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text())
+    """Read a JSON file; ValueError where it is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, and run the notebook that makes it again") from error
 
 
 def write_csv(path, table):

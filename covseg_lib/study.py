@@ -22,6 +22,8 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
     "history": ("models/{run}/history.csv", "03, 04 or 05"),
     "timing": ("models/{run}/timing.json", "03, 04 or 05"),
     "weights": ("models/{run}/best.weights.h5", "03, 04 or 05"),
+    "backup": ("models/{run}/backup", "03, 04 or 05"),
+    "tensorboard": ("models/{run}/tensorboard", "03, 04 or 05 with TENSORBOARD"),
     "predictions": ("predictions", "06"),
     "prediction": ("predictions/{run}.npy", "06"),
     "seen": ("predictions/{run}_seen.npy", "06"),
@@ -52,7 +54,7 @@ REPORT = {  # the report's own sizes, split and epochs; `training.Recipe` says w
     "epochs": {"accuracy": 100, "iou": 100, "dice": 250},
     "batch_size": 8,
     "learning_rate": 2e-4,
-    "precision": "float32",
+    "precision": "auto",
     "seed": 0,
 }
 DEMO = REPORT | {  # phantoms and a small network: the whole study in three minutes on two cores

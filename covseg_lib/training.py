@@ -1,44 +1,16 @@
 """Training one run: a recipe goes in; weights, history and timing come out, in models/<run>/."""
 
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import keras
-import numpy as np
 import pandas as pd
 
-from covseg_lib import colab, slices, storage
-from covseg_lib.objectives import OBJECTIVES
-from covseg_lib.unet import build_unet
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides how a run comes out; recipe.json holds it beside the weights.
-
-    The report names Adam and the epochs; batch size, learning rate and initialiser are ours. Tried on its 661 slices
-    (128 px, 32 filters, slice split, mixed_bfloat16, Dice after so many epochs on validation slices):
-
-    - He kernels, prior 1 %, batch 8, 1e-4, no clipping: BCE trains (0.70 after 5), soft Dice with 1 as smoothing
-      falls to the empty mask in epoch 3 (seed 0); with 1e-7 as smoothing seeds 0, 1, 2 train, seed 3 falls in epoch 2.
-    - The same, 3e-4: both train (0.76 and 0.67 after 5); batch 16: both train (0.73 and 0.72 after 5). Seed 0 only.
-    - Gradient clipped to 0.1, 1e-4: seed 3 trains (0.54 after 3); to 1.0, hardly (0.20 after 3).
-    - Gradient clipped to 0.1, 2e-4, batch 8, taken: all train; after 4 epochs seeds 0 to 4 have 0.65, 0.54, 0.73,
-      0.81, 0.77 by BCE (the accuracy and the IoU model) and 0.75, 0.60, 0.50, 0.76, 0.74 by soft Dice.
-    """
-
-    run: str
-    objective: str
-    epochs: int
-    preprocessing: dict  # what processed_data was made with: preprocessing.json
-    base_filters: int
-    depth: int
-    batch_size: int
-    learning_rate: float
-    precision: str  # Keras' dtype policy
-    seed: int
-    clipnorm: float = 0.1  # a step's gradient, all weights together, is cut to this length
-    lesion_prior: float = 0.01
+from covseg_lib import hardware, keeping, recipes, slices, storage, watching
+from covseg_lib.backup import Backup
+from covseg_lib.batches import Batches, order
+from covseg_lib.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -51,29 +23,13 @@ class Run:
     timing: dict
 
 
-def make_recipe(study, objective, run="", epochs=None, **overrides):
-    """Return the recipe of a run: the study's settings, with those arguments that are not None put over them.
-
-    `run` names the run's folder, by default as the objective. Raises ValueError for an unknown objective.
-    """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
-    settings = study.settings(**overrides)
-    names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
-    return Recipe(
-        run=run or objective,
-        objective=objective,
-        epochs=settings["epochs"][objective] if epochs is None else epochs,
-        preprocessing=storage.read_json(study.need("preprocessing")),
-        **{name: settings[name] for name in names},
-    )
-
-
-def train(recipe, study, report=None):
-    """Train a run and keep the weights of its best epoch.
+def train(recipe, study, report=None, watch=None, resume=True, backup_every=1, tensorboard=False):
+    """Train a run and keep the weights of its best epoch; go on with it where it was cut off.
 
     Best is the first epoch with the highest score of the run's own metric on the validation slices. The order of
-    slices in an epoch follows from seed and epoch alone.
+    slices in an epoch follows from seed and epoch alone: a run that was cut off and resumed goes through the same
+    weights as one that was not. A finished run is loaded; more epochs than it has continue it. Trains on all GPUs of
+    the machine.
 
     Parameters
     ----------
@@ -82,41 +38,65 @@ def train(recipe, study, report=None):
         With processed_data in it.
     report : function of str, optional
         Gets one line an epoch, for example `print`.
+    watch : function of (history, model), optional
+        Is called after each epoch with the history so far, a DataFrame, and the model as it is now.
+    resume : bool
+        False discards what there is of this run and trains it anew.
+    backup_every : int
+        Epochs from one backup to the next: a disconnect costs at most these.
+    tensorboard : bool
+        Write logs for TensorBoard too.
 
     Returns
     -------
     Run, with the best weights
+
+    Raises
+    ------
+    ValueError
+        The run's folder holds another recipe's run, or backups of which none is whole.
+    FloatingPointError
+        The loss is no number any more.
+    OSError
+        The study cannot be written to any more. The backup is as it was after the epoch that it was made.
     """
+    say = report or (lambda line: None)
+    folder = study.path("recipe", run=recipe.run).parent
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    if keeping.is_finished(recipe, study):
+        say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
+        return load_run(study, recipe.run)
+    storage.remove_parts(folder)
     keras.utils.set_random_seed(recipe.seed)
-    metric = recipe.objective
-    train_set, validation_set = slices.load(study, "train"), slices.load(study, "validation")
-    mixed = np.random.default_rng(recipe.seed).permutation(len(validation_set[0]))  # no batch of healthy slices only
-    validation_set = tuple(array[mixed] for array in validation_set)
-    model = compile_model(recipe)
-    study.path("timing", run=recipe.run).unlink(missing_ok=True)
-    storage.write_json(study.path("recipe", run=recipe.run), asdict(recipe))
-    weights_only = keras.Model(model.inputs, model.outputs)  # shares the weights, leaves the optimizer's state out
-    history, best = [], -np.inf
-    for epoch in range(recipe.epochs):
-        start = time.perf_counter()
-        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train_set[0]))
-        logs = model.fit(
-            *(array[order] for array in train_set),
-            batch_size=recipe.batch_size,
-            shuffle=False,
-            validation_data=validation_set,
-            verbose=0,
-        ).history
-        scores = {name: values[0] for name, values in logs.items()}
-        history.append({"epoch": epoch + 1, **scores, "seconds": time.perf_counter() - start})
-        storage.write_csv(study.path("history", run=recipe.run), pd.DataFrame(history))
-        if scores[f"val_{metric}"] > best:
-            best = scores[f"val_{metric}"]
-            with storage.atomic(study.path("weights", run=recipe.run)) as temporary:
-                weights_only.save_weights(temporary)
-        if report:
-            report(_line(recipe, metric, history))
-    storage.write_json(study.path("timing", run=recipe.run), _timing(history))
+    images, masks = slices.arrays(study)
+    train_rows, validation_rows = (slices.rows_of(study, name) for name in ("train", "validation"))
+    with hardware.all_devices() as multiple:
+
+        def batches(rows, epoch):
+            return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, multiple)
+
+        model, backup = recipes.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
+        state = backup.restore(model, say)
+        if state.history:
+            say(f"going on with run {recipe.run} after epoch {len(state.history)} of {recipe.epochs}")
+        keeper = keeping.Keeper(recipe, study, backup, backup_every)
+        log = watching.tensorboard_tensorflow(study.path("tensorboard", run=recipe.run)) if tensorboard else None
+        validation = batches(validation_rows, 0)  # mixed too: no batch of healthy slices only
+        for epoch in range(len(state.history), recipe.epochs):
+            start = time.perf_counter()
+            logs = model.fit(batches(train_rows, epoch), validation_data=validation, shuffle=False, verbose=0).history
+            row = {"epoch": epoch + 1} | {name: values[0] for name, values in logs.items()}
+            row["seconds"] = time.perf_counter() - start
+            watching.refuse_nan(row, recipe)
+            keeper.keep(model, state, row)
+            for text in watching.lines(state.history, recipe):
+                say(text)
+            if log:
+                log(row)
+            if watch:
+                watch(pd.DataFrame(state.history), model)
+        keeper.finish(state)
     return load_run(study, recipe.run)
 
 
@@ -127,47 +107,11 @@ def load_run(study, name):
     """
     timing = storage.read_json(study.need("timing", run=name))
     recipe = Recipe(**storage.read_json(study.need("recipe", run=name)))
-    model = build_model(recipe)
+    model = recipes.build_model(recipe)
     model.load_weights(study.need("weights", run=name))
     return Run(recipe, model, pd.read_csv(study.need("history", run=name)), timing)
-
-
-def build_model(recipe):
-    """Return the recipe's U-Net with untrained weights."""
-    size = recipe.preprocessing["size"]
-    return build_unet(size, recipe.base_filters, recipe.depth, recipe.lesion_prior, recipe.precision)
-
-
-def compile_model(recipe):
-    """Return the recipe's U-Net with untrained weights, compiled with its objective and Adam."""
-    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
-    optimizer = keras.optimizers.Adam(recipe.learning_rate, global_clipnorm=recipe.clipnorm)
-    model.compile(optimizer=optimizer, loss=objective.loss, metrics=[objective.make_metric()])
-    return model
 
 
 def best_epoch(history, objective):
     """Return the number of the epoch whose weights were kept, counted from 1."""
     return int(history["epoch"][history[f"val_{objective}"].argmax()])
-
-
-def _line(recipe, metric, history):
-    now = history[-1]
-    left = (recipe.epochs - now["epoch"]) * np.median([row["seconds"] for row in history])
-    return (
-        f"epoch {now['epoch']:3d}/{recipe.epochs}  loss {now['loss']:.4f}  {metric} {now[metric]:.4f}  "
-        f"val_loss {now['val_loss']:.4f}  val_{metric} {now[f'val_{metric}']:.4f}  "
-        f"{now['seconds']:.1f} s, {left / 60:.1f} min left"
-    )
-
-
-def _timing(history):
-    """Return the times as the report gives them: the first epoch, the others (mean) and all, in seconds."""
-    seconds = [row["seconds"] for row in history]
-    return {
-        "first_epoch_s": round(seconds[0], 2),
-        "other_epochs_s": round(float(np.mean(seconds[1:] or seconds)), 2),
-        "total_s": round(sum(seconds), 2),
-        "device": colab.device(),
-        "backend": f"{keras.backend.backend()}, Keras {keras.__version__}",
-    }

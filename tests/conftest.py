@@ -48,9 +48,9 @@ def tiny_study(tiny_dataset, tmp_path):
 
 @pytest.fixture
 def tiny_recipe(tiny_study):
-    from covseg_lib import training
+    from covseg_lib import recipes
 
-    return replace(training.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2)
+    return replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2)
 
 
 @pytest.fixture(scope="session")

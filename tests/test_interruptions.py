@@ -109,7 +109,7 @@ def _disk(place, options):
     try:
         yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(place)], check=True)
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _error(*arguments):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covseg_lib import prediction, scores, slices, storage, training
+from covseg_lib import prediction, recipes, scores, slices, storage, training
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "iou", "dice"])
@@ -14,8 +14,17 @@ def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe, objective):
     run = training.train(recipe, tiny_study, lines.append)
     folder = tiny_study.path("recipe", run=recipe.run).parent
     files = sorted(file.name for file in folder.iterdir())
-    assert files == ["best.weights.h5", "history.csv", "recipe.json", "timing.json"]
-    assert list(run.history) == ["epoch", objective, "loss", f"val_{objective}", "val_loss", "seconds"]
+    assert files == ["backup", "best.weights.h5", "history.csv", "recipe.json", "timing.json"]
+    assert list(run.history) == [
+        "epoch",
+        objective,
+        "loss",
+        "marked",
+        f"val_{objective}",
+        "val_loss",
+        "val_marked",
+        "seconds",
+    ]
     assert run.history["epoch"].tolist() == [1, 2]
     assert run.timing["first_epoch_s"] > 0
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
@@ -39,7 +48,8 @@ def test_a_loaded_run_predicts_as_the_trained_one(tiny_study, tiny_recipe):
 
 def test_a_seed_gives_the_same_run_and_another_seed_another(tiny_study, tiny_recipe):
     losses = [
-        training.train(replace(tiny_recipe, seed=seed), tiny_study).history["loss"].tolist() for seed in (1, 1, 2)
+        training.train(replace(tiny_recipe, seed=seed), tiny_study, resume=False).history["loss"].tolist()
+        for seed in (1, 1, 2)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] != pytest.approx(losses[2], rel=1e-3)
@@ -64,11 +74,11 @@ def test_the_best_epoch_is_the_first_of_equals():
 
 
 def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):
-    recipe = training.make_recipe(tiny_study, "iou", learning_rate=0.5, seed=None)
+    recipe = recipes.make_recipe(tiny_study, "iou", learning_rate=0.5, seed=None)
     assert (recipe.run, recipe.epochs, recipe.base_filters) == ("iou", 2, 2)
     assert (recipe.learning_rate, recipe.seed) == (0.5, 0)
     with pytest.raises(ValueError, match="accuracy, iou, dice"):
-        training.make_recipe(tiny_study, "jaccard")
+        recipes.make_recipe(tiny_study, "jaccard")
 
 
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):

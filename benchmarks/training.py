@@ -1,0 +1,194 @@
+"""How fast the U-Net learns: ours beside plain Keras and PyTorch, on a study whose slices are made.
+
+    covseg run --study /tmp/s -p PROFILE report -p DATASET <volumes> --only 01 --only 02
+    pip install torch
+    python benchmarks/training.py --study /tmp/s
+
+Every figure is from a process of its own; in each round all take turns. A step of one slice of 256 px is 72 GFLOP.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import numpy as np
+import pandas as pd
+
+from covseg_lib import slices
+from covseg_lib.study import Study
+
+BATCH, WARM_UP = 8, 2
+GFLOP = 72  # a training step of one slice of 256 x 256, counted from the layers
+
+
+def keras_plain(images, masks):
+    """Float32, Keras' own initialisation and Adam, fit on arrays: as the report's listings are written."""
+    import keras
+    from keras import layers
+
+    def twice(x, filters):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        return layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+
+    inputs = x = keras.Input(images.shape[1:])
+    skips = []
+    for filters in (32, 64, 128, 256):
+        skips.append(twice(x, filters))
+        x = layers.MaxPooling2D(2)(skips[-1])
+    x = twice(x, 512)
+    for filters in (256, 128, 64, 32):
+        x = layers.Conv2DTranspose(filters, 2, strides=2)(x)
+        x = twice(layers.concatenate([x, skips.pop()]), filters)
+    model = keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return lambda first, last: model.fit(images[first:last], masks[first:last], batch_size=BATCH, verbose=0)
+
+
+def torch_plain(images, masks, best=False):
+    """Train the same network as people write it in PyTorch, float32."""
+    import torch
+    from torch import nn
+
+    def twice(inputs, filters):
+        convolutions = nn.Conv2d(inputs, filters, 3, padding=1), nn.Conv2d(filters, filters, 3, padding=1)
+        return nn.Sequential(convolutions[0], nn.ReLU(inplace=True), convolutions[1], nn.ReLU(inplace=True))
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            widths = [32, 64, 128, 256, 512]
+            self.down = nn.ModuleList(twice(a, b) for a, b in zip([1, *widths[:3]], widths[:4], strict=True))
+            self.middle = twice(256, 512)
+            self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[3::-1])
+            self.merge = nn.ModuleList(twice(2 * w, w) for w in widths[3::-1])
+            self.last, self.pool = nn.Conv2d(32, 1, 1), nn.MaxPool2d(2)
+
+        def forward(self, x):
+            skips = []
+            for block in self.down:
+                skips.append(block(x))
+                x = self.pool(skips[-1])
+            x = self.middle(x)
+            for up, merge in zip(self.up, self.merge, strict=True):
+                x = merge(torch.cat([skips.pop(), up(x)], dim=1))
+            return self.last(x)
+
+    layout = torch.channels_last if best else torch.contiguous_format
+    model = UNet().to(memory_format=layout)
+    assert sum(weights.numel() for weights in model.parameters()) == 7_759_521
+    optimizer, loss_of = torch.optim.Adam(model.parameters()), nn.BCEWithLogitsLoss()
+
+    def train(first, last):
+        for start in range(first, last, BATCH):
+            x, y = (torch.from_numpy(a[start : start + BATCH]).permute(0, 3, 1, 2) for a in (images, masks))
+            x = x.to(memory_format=layout)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=best):
+                found = model(x)
+            loss = loss_of(found.float(), y.float())
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return train
+
+
+def torch_best(images, masks):
+    """Train the same, channels last and bfloat16."""
+    return torch_plain(images, masks, best=True)
+
+
+def ours(images, masks, precision="auto", xla=False):
+    """Train by the library's model, compiled as its notebooks do, and its batches."""
+    from covseg_lib import recipes
+    from covseg_lib.batches import Batches
+
+    options = {"base_filters": 32, "depth": 4, "batch_size": BATCH, "learning_rate": 2e-4, "precision": precision}
+    made_with = {"size": images.shape[1]}
+    model = recipes.compile_model(recipes.Recipe("bench", "iou", 1, made_with, seed=0, **options))
+    if xla:
+        model.jit_compile = True
+    return lambda first, last: model.fit(
+        Batches(images, masks, np.arange(first, last), BATCH), shuffle=False, verbose=0
+    )
+
+
+def ours_float32(images, masks):
+    """Train the same in float32."""
+    return ours(images, masks, "float32")
+
+
+def ours_xla(images, masks):
+    """Train the same, compiled by XLA."""
+    return ours(images, masks, xla=True)
+
+
+def matmul(images, masks):
+    """Multiply 4096 x 4096 matrices of bfloat16: what the machine allows."""
+    import torch
+
+    a, b = (torch.randn(4096, 4096).to(torch.bfloat16) for _ in range(2))
+    return lambda first, last: a @ b
+
+
+CONTESTANTS = {f.__name__: f for f in (keras_plain, torch_plain, torch_best, ours, ours_float32, ours_xla, matmul)}
+
+
+def measure(name, study, steps):
+    """Return slices/s of a contestant (of `matmul`: GFLOP/s), after `WARM_UP` steps."""
+    rows = slices.rows_of(Study(study), "train")[: (WARM_UP + steps) * BATCH]
+    images, masks = (array[rows] for array in slices.arrays(Study(study)))
+    train = CONTESTANTS[name](images, masks)
+    train(0, WARM_UP * BATCH)
+    if name == "matmul":
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            train(0, 0)
+            times.append(time.perf_counter() - start)
+        return 2 * 4096**3 / np.median(times) / 1e9
+    start = time.perf_counter()
+    train(WARM_UP * BATCH, len(images))
+    return (len(images) - WARM_UP * BATCH) / (time.perf_counter() - start)
+
+
+@click.command(help=__doc__)
+@click.option("--study", required=True, type=click.Path(exists=True))
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--steps", default=5, show_default=True)
+@click.option("--only", "names", multiple=True, type=click.Choice(list(CONTESTANTS)), default=list(CONTESTANTS))
+@click.option("--one", hidden=True)
+def main(study, rounds, steps, names, one):
+    """Measure in turns; print medians, ratios and the share of the matrix product."""
+    if one:
+        click.echo(json.dumps(measure(one, study, steps)))
+        return
+    results = []
+    for number in range(rounds):
+        for name in names:
+            command = [sys.executable, __file__, "--study", study, "--steps", str(steps), "--one", name]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+            if done.returncode:
+                raise click.ClickException(done.stderr)
+            results.append({"round": number, "name": name, "value": json.loads(done.stdout.splitlines()[-1])})
+            click.echo(results[-1])
+    table = pd.DataFrame(results).pivot(index="round", columns="name", values="value")
+    speeds = table.drop(columns="matmul", errors="ignore")
+    summary = pd.DataFrame({"slices/s": speeds.median(), "least": speeds.min(), "most": speeds.max()})
+    if "ours" in speeds:
+        summary["ours is"] = speeds.rdiv(speeds["ours"], axis=0).median()
+    if "matmul" in table:
+        size = slices.arrays(Study(study))[0].shape[1]
+        summary["of matmul"] = summary["slices/s"] * GFLOP * (size / 256) ** 2 / table["matmul"].median()
+        click.echo(f"matmul, bfloat16: {table['matmul'].median():.0f} GFLOP/s")
+    click.echo(summary.round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()

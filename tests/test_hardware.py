@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+
+from covseg_lib import colab, hardware
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "bfloat16", "precision"),
+    [
+        ("cpu:0", [], False, "float32"),
+        ("cpu:0", [], True, "mixed_bfloat16"),
+        ("cpu:0", [9.0], False, "float32"),  # a GPU that Keras' backend cannot use
+        ("gpu:0", [7.5], True, "mixed_float16"),  # T4
+        ("gpu:0", [8.0, 7.5], True, "mixed_float16"),
+        ("gpu:0", [6.0], True, "float32"),  # P100
+        ("gpu:0", [9.0], False, "mixed_bfloat16"),  # H100
+        ("gpu:0", [], True, "float32"),  # not NVIDIA's
+        ("tpu:0", [], False, "mixed_bfloat16"),
+    ],
+)
+def test_auto_takes_what_the_hardware_is_fast_in(monkeypatch, device, capabilities, bfloat16, precision):
+    monkeypatch.setattr(hardware, "devices", lambda: [device])
+    monkeypatch.setattr(colab, "gpu_capabilities", lambda: capabilities)
+    monkeypatch.setattr(hardware, "_cpu_has_bfloat16", lambda: bfloat16)
+    assert hardware.precision("auto") == precision
+
+
+def test_what_is_asked_for_is_taken_and_nonsense_refused():
+    assert hardware.precision("mixed_float16") == "mixed_float16"
+    with pytest.raises(ValueError, match="no precision 'fp8': choose one of auto, float32"):
+        hardware.precision("fp8")
+
+
+TRAINED = """
+import os, sys
+from dataclasses import replace
+backend, count, root = sys.argv[1:]
+os.environ["KERAS_BACKEND"] = backend
+if backend == "jax":
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+else:
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(count))
+from covseg_lib import hardware, recipes, training
+from covseg_lib.study import Study
+study = Study(root)
+for objective in ("accuracy", "dice"):
+    options = {"base_filters": 4, "batch_size": 2, "learning_rate": 1e-2, "precision": "float32"}
+    options["seed"] = {"tensorflow": 0, "jax": 1}[backend]  # so small a network trains from some seeds only
+    recipe = recipes.make_recipe(study, objective, f"{objective}_{count}", epochs=5, **options)
+    training.train(replace(recipe, depth=2), study)
+print(len(hardware.devices()))
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_give_the_scores_of_one(tiny_study, project, backend):
+    pytest.importorskip(backend)
+    from covseg_lib import training
+
+    for count in ("1", "2"):
+        command = [sys.executable, "-c", TRAINED, backend, count, str(tiny_study.root)]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+        assert done.stdout == f"{count}\n", done.stderr
+    for objective in ("accuracy", "dice"):
+        one, two = (training.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
+        assert (one.timing["devices"], two.timing["devices"]) == (1, 2)
+        best_of_one, best_of_two = (run.history[f"val_{objective}"].max() for run in (one, two))
+        assert best_of_two == pytest.approx(best_of_one, abs=0.06)
+        assert best_of_one > 0.9

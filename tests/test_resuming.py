@@ -1,0 +1,251 @@
+"""A training cut off at any moment goes on, and ends bit for bit where an undisturbed one ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_interruptions import _disk
+
+from covseg_lib import hardware, prediction, recipes, scores, slices, storage, training
+from covseg_lib.study import Study
+
+EPOCHS = 4
+KILLS = int(os.environ.get("COVSEG_KILLS", 3))  # 20 were tried; three are enough for every day
+
+TRAINED = """
+import os, signal, sys
+from pathlib import Path
+from covseg_lib import batches, recipes, storage, training
+from covseg_lib.study import Study
+root, moment, count = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def tick(half=None):
+    global count
+    count += 1
+    if count == moment:
+        if half:
+            half()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def at_every_touch(event, arguments):
+    if event in ("open", "os.rename", "os.remove", "os.mkdir") and "/models/" in str(arguments[0]):
+        tick()
+
+def ticking(function):
+    return lambda *arguments: (tick(), function(*arguments))[1]
+
+def overwrite(path, data):
+    tick(lambda: path.write_bytes(data[: len(data) // 2]))
+    whole(path, data)
+
+whole, storage.overwrite = storage.overwrite, overwrite
+batches.Batches.__getitem__ = ticking(batches.Batches.__getitem__)
+study = Study(root)
+recipe = recipes.Recipe(**storage.read_json(root / "recipe.json"))
+sys.addaudithook(at_every_touch)
+training.train(recipe, study)
+print(count)
+"""
+
+
+def _train(root, project, moment=0):
+    command = [sys.executable, "-c", TRAINED, str(root), str(moment)]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+
+def _outcome(study, name="dice"):
+    """Return all that a finished run has come to, but for its times."""
+    run = training.load_run(study, name)
+    images, _ = slices.load(study, "test")
+    history = run.history.drop(columns="seconds")
+    return [history.to_numpy(), prediction.predict_slices(run, images), *run.model.get_weights()]
+
+
+def _same(a, b):
+    return len(a) == len(b) and all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def recipe(tiny_study, tiny_recipe):
+    recipe = replace(tiny_recipe, epochs=EPOCHS, batch_size=2)
+    storage.write_json(tiny_study.root / "recipe.json", vars(recipe))
+    return recipe
+
+
+def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, project):
+    studies = {name: Study(tmp_path / name) for name in ("whole", "killed")}
+    shutil.copytree(tiny_study.root, studies["whole"].root)
+    moments = int(_train(studies["whole"].root, project).stdout)
+    wanted = _outcome(studies["whole"])
+    for moment in np.linspace(8, moments - 2, KILLS).astype(int):
+        root = studies["killed"].root
+        shutil.copytree(tiny_study.root, root)
+        assert _train(root, project, moment).returncode == -signal.SIGKILL, f"moment {moment} of {moments}"
+        done = _train(root, project)
+        assert done.returncode == 0, done.stderr
+        assert _same(_outcome(studies["killed"]), wanted), f"killed at moment {moment} of {moments}"
+        assert not list(root.rglob(".part-*"))
+        shutil.rmtree(root)
+
+
+class Cut(BaseException):
+    """Stands for a disconnect."""
+
+
+def _cut_after(epoch):
+    def watch(history, model):
+        if len(history) == epoch:
+            raise Cut
+
+    return watch
+
+
+def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
+    lines = []
+    with pytest.raises(Cut):
+        training.train(recipe, tiny_study, watch=_cut_after(3), backup_every=2)
+    run = training.train(recipe, tiny_study, lines.append, backup_every=2)
+    assert lines[0] == "going on with run dice after epoch 2 of 4"
+    assert [line.split()[1] for line in lines[1:] if line.startswith("epoch")] == ["3/4", "4/4"]
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe):
+    lines = []
+    training.train(replace(recipe, epochs=2), tiny_study)
+    training.train(replace(recipe, epochs=2), tiny_study, lines.append)
+    assert lines == ["run dice has its 2 epochs: loaded, not trained again"]
+    training.train(recipe, tiny_study, lines.append)
+    assert lines[1] == "going on with run dice after epoch 2 of 4"
+    continued = _outcome(tiny_study)
+    training.train(recipe, tiny_study, resume=False)
+    assert _same(_outcome(tiny_study), continued)
+
+
+def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(tiny_study, recipe):
+    training.train(recipe, tiny_study)
+    before = _outcome(tiny_study)
+    for change, said in (
+        ({"learning_rate": 0.5}, r"learning_rate 0.01, now 0.5\."),
+        ({"seed": 1, "depth": 1}, r"depth 2, now 1; seed 0, now 1\."),
+        ({"epochs": 3}, r"epochs 4, now 3\."),
+        ({"preprocessing": recipe.preprocessing | {"size": 8}}, r"preprocessing.size 16, now 8\."),
+    ):
+        with pytest.raises(ValueError, match=rf"{said}.*RUN = \"dice_2\".*RESUME = False"):
+            training.train(replace(recipe, **change), tiny_study)
+    assert _same(_outcome(tiny_study), before)
+    run = training.train(replace(recipe, seed=1), tiny_study, resume=False)
+    assert run.recipe.seed == 1
+
+
+def test_processed_data_made_again_in_between_is_refused(tiny_study, recipe):
+    with pytest.raises(Cut):
+        training.train(recipe, tiny_study, watch=_cut_after(2))
+    slices.build(tiny_study, 32, "patient")
+    now = replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2, epochs=EPOCHS, batch_size=2)
+    with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
+        training.train(now, tiny_study)
+
+
+def _cut(study, recipe, epochs=3):
+    with pytest.raises(Cut):
+        training.train(recipe, study, watch=_cut_after(epochs))
+    return sorted(study.path("backup", run="dice").iterdir())
+
+
+@pytest.mark.parametrize("harm", ["torn", "empty", "flipped"])
+def test_of_two_backups_a_damaged_one_is_passed_over(tiny_study, recipe, harm):
+    training.train(recipe, tiny_study)
+    wanted = _outcome(tiny_study)
+    shutil.rmtree(tiny_study.path("models"))
+    newest = max(_cut(tiny_study, recipe), key=lambda file: file.stat().st_mtime_ns)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 255
+    newest.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "flipped": content}[harm])
+    lines = []
+    training.train(recipe, tiny_study, lines.append)
+    assert f"{newest} is damaged" in lines[0]
+    assert lines[1] == "going on with run dice after epoch 2 of 4"
+    assert _same(_outcome(tiny_study), wanted)
+
+
+def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(tiny_study, recipe):
+    for file in _cut(tiny_study, recipe):
+        file.write_bytes(b"PK")
+    best = tiny_study.path("weights", run="dice").read_bytes()
+    with pytest.raises(ValueError, match=r"a\.npz is damaged.*b\.npz is damaged.*RESUME = False"):
+        training.train(recipe, tiny_study)
+    assert tiny_study.path("weights", run="dice").read_bytes() == best
+
+
+def test_best_weights_of_epochs_that_were_lost_do_not_stay(tiny_study, recipe):
+    _cut(tiny_study, recipe)
+    tiny_study.path("weights", run="dice").write_bytes(b"of an epoch after the backup")
+    run = training.train(recipe, tiny_study)
+    images, masks = slices.load(tiny_study, "validation")
+    found = prediction.predict_slices(run, images) >= 0.5
+    assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
+
+
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, tmp_path):
+    training.train(recipe, tiny_study)
+    wanted = _outcome(tiny_study)
+    shutil.rmtree(tiny_study.path("models"))
+    with _disk(tmp_path / "disk", "size=1m"):
+        study = Study(tmp_path / "disk" / "study")
+        shutil.copytree(tiny_study.root, study.root)
+        filled = study.root / "filler"
+
+        def fill(history, model):
+            if len(history) == 2:
+                with open(filled, "wb") as file, pytest.raises(OSError, match="No space"):
+                    file.write(bytes(2_000_000))
+
+        with pytest.raises(OSError, match=r"No space left.*free some space.*run this again"):
+            training.train(recipe, study, watch=fill)
+        assert study.path("weights", run="dice").stat().st_size > 0
+        filled.unlink()
+        lines = []
+        training.train(recipe, study, lines.append)
+        assert lines[0].startswith("going on with run dice after epoch ")
+        assert _same(_outcome(study), wanted)
+
+
+def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
+    away = tiny_study.root.with_name("unmounted")
+
+    def unmount(history, model):
+        if len(history) == 2:
+            tiny_study.root.rename(away)
+
+    with pytest.raises(FileNotFoundError, match=r"has gone during epoch 3.*mount Drive again"):
+        training.train(recipe, tiny_study, watch=unmount)
+    assert not tiny_study.root.exists()
+    away.rename(tiny_study.root)
+    lines = []
+    training.train(recipe, tiny_study, lines.append)
+    assert lines[0] == "going on with run dice after epoch 2 of 4"
+
+
+def test_a_run_begun_in_one_precision_goes_on_in_another(tiny_study, recipe, monkeypatch):
+    recipe = replace(recipe, precision="auto")
+    monkeypatch.setattr(hardware, "_cpu_has_bfloat16", lambda: False)
+    _cut(tiny_study, recipe)
+    monkeypatch.setattr(hardware, "precision", lambda asked: "mixed_float16")
+    run = training.train(recipe, tiny_study)
+    assert run.timing["precision"] == "mixed_float16"
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_finished_run_without_backup_cannot_be_continued(tiny_study, recipe):
+    training.train(replace(recipe, epochs=2), tiny_study)
+    shutil.rmtree(tiny_study.path("backup", run="dice"))
+    with pytest.raises(ValueError, match=r"epochs 2, now 4, and no .*backup to go on from"):
+        training.train(recipe, tiny_study)
+    assert pd.read_csv(tiny_study.path("history", run="dice"))["epoch"].tolist() == [1, 2]
