@@ -95,12 +95,19 @@ class Redraw:
         Epochs between two pictures; 0: none at all.
     objective, title : str
         The metric's name in the history, and on the picture.
-    image, mask : (size, size, 1) arrays
-        The slice to show, and its true mask.
+    images, masks : (n, size, size, 1) arrays
+        Slices and their true masks; the one with the largest lesions is drawn.
     """
 
-    def __init__(self, every, objective, title, image, mask):
-        self.every, self.names, self.image, self.mask, self.spot = every, (objective, title), image, mask, None
+    def __init__(self, every, objective, title, images, masks):
+        shown = np.sum(masks, axis=(1, 2, 3)).argmax()
+        self.every, self.names, self.image, self.mask, self.spot = (
+            every,
+            (objective, title),
+            images[shown],
+            masks[shown],
+            None,
+        )
 
     def __call__(self, history, model):
         """Draw, if it is time to: history is a DataFrame with a row an epoch."""

@@ -56,14 +56,13 @@ def put_in_place(temporary, path):
         os.fsync(file.fileno())
     size = os.path.getsize(temporary)
     os.replace(temporary, path)
-    if os.path.getsize(path) != size:  # seen on mounted Drives: the name is there and the bytes are not
-        raise OSError(errno.ENOSPC, f"{path} has {os.path.getsize(path)} of {size} bytes")
+    _require_size(path, size)
 
 
 def overwrite(path, data):
     """Write bytes to a file where it lies, and flush them; a kill leaves it torn, so its reader must know a whole one.
 
-    Raises OSError, also where the file has not the size of `data` afterwards, as on a Drive that is full.
+    Raises OSError, also where the file has not the size of `data` afterwards.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +70,9 @@ def overwrite(path, data):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if path.stat().st_size != len(data):
-            raise OSError(errno.ENOSPC, f"{path} has {path.stat().st_size} of {len(data)} bytes")
     except OSError as error:
         raise _cannot_write(error, path) from error
+    _require_size(path, len(data))
 
 
 def remove_parts(folder):
@@ -119,6 +117,13 @@ def require_space(path, needed):
         raise OSError(
             errno.ENOSPC, f"{path} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room, run again"
         )
+
+
+def _require_size(path, size):
+    """Raise OSError if a file that was just written is shorter: a mounted Drive may have its name and not its bytes."""
+    found = os.path.getsize(path)
+    if found != size:
+        raise OSError(errno.EIO, f"{path} has {found} of {size} bytes: look whether Drive is full, and run this again")
 
 
 def _cannot_write(error, path):

@@ -148,3 +148,34 @@ def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, g
     assert colab.pick_profile("demo") == ("demo", "asked for")
     with pytest.raises(ValueError, match="auto, demo or report"):
         colab.pick_profile("big")
+
+
+def test_slices_are_read_from_the_runtimes_disk_and_copied_once(tiny_study, tmp_path, monkeypatch):
+    from covseg_lib import slices
+    from covseg_lib.study import Study
+
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    monkeypatch.setenv("COVSEG_CONTENT", str(tmp_path / "content"))
+    study = Study(colab.drive() / "covseg" / "study")
+    shutil.copytree(tiny_study.root, study.root)
+    images, masks = slices.arrays(study)
+    for array, name in ((images, "images"), (masks, "masks")):
+        assert str(array.filename).startswith(str(tmp_path / "content" / "covseg_on_runtime"))
+        assert (array == slices.arrays(tiny_study)[name == "masks"]).all()
+    copied = os.stat(images.filename)
+    slices.arrays(study)
+    assert os.stat(images.filename).st_ino == copied.st_ino
+    slices.build(study, 32, "patient")
+    assert slices.arrays(study)[0].shape[1] == 32
+
+
+def test_a_copy_from_drive_that_is_cut_short_is_an_error_and_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    monkeypatch.setenv("COVSEG_CONTENT", str(tmp_path))
+    on_drive = colab.drive() / "images.npy"
+    on_drive.parent.mkdir(parents=True)
+    on_drive.write_bytes(b"whole")
+    monkeypatch.setattr("shutil.copy2", lambda source, target: target.write_bytes(b"wh"))
+    with pytest.raises(OSError, match="was not copied whole"):
+        colab.on_runtime(on_drive)
+    assert not list(tmp_path.rglob("covseg_on_runtime/*"))

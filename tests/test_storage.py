@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,28 @@ def test_arrays_are_written_where_the_system_has_neither_fallocate_nor_madvise(t
         part[:] = first
     array.flush()
     assert np.load(tmp_path / "a.npy")[[0, 63, 64, 99], 0].tolist() == [0, 0, 64, 64]
+
+
+def test_a_file_that_arrives_shorter_than_it_was_sent_is_an_error(tmp_path, monkeypatch):
+
+    def lose_the_end(source, target, replace=os.replace):
+        replace(source, target)
+        os.truncate(target, 1)
+
+    monkeypatch.setattr("os.replace", lose_the_end)
+    with pytest.raises(OSError, match=r"a\.json.*has 1 of \d+ bytes.*run this again"):
+        storage.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
+
+
+def test_overwriting_checks_the_size_too(tmp_path, monkeypatch):
+    storage.overwrite(tmp_path / "a.npz", b"whole")
+    assert (tmp_path / "a.npz").read_bytes() == b"whole"
+    monkeypatch.setattr("os.fsync", lambda number: os.truncate(tmp_path / "a.npz", 2))
+    with pytest.raises(OSError, match=r"has 2 of 5 bytes"):
+        storage.overwrite(tmp_path / "a.npz", b"whole")
+
+
+def test_json_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "a.json").write_text('{"window": [')
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        storage.read_json(tmp_path / "a.json")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from covseg_lib import figures, training, watching
+from covseg_lib import figures, slices, training, watching
 
 
 def _history(*marked):
@@ -80,7 +80,6 @@ def test_a_training_is_redrawn_on_one_spot(tiny_study, tiny_recipe, monkeypatch)
         return Spot()
 
     monkeypatch.setattr("IPython.display.display", display)
-    image, mask = (np.zeros((16, 16, 1), np.float32) for _ in range(2))
-    watch = figures.Redraw(2, "dice", "Dice", image, mask)
+    watch = figures.Redraw(2, "dice", "Dice", *slices.load(tiny_study, "validation"))
     training.train(replace(tiny_recipe, epochs=5), tiny_study, watch=watch)
     assert shown == [("displayed", 3), ("updated", 3)]
