@@ -14,8 +14,9 @@ class Batches(keras.utils.PyDataset):
     rows : (n,) int array
     batch_size : int
     multiple : int
-        A last batch that is no multiple of this is filled up from its beginning, so that several devices get
-        equally much.
+        A batch that is no multiple of this is filled up from its beginning, so that several devices get equally much.
+    process, processes : int
+        Of several processes that train together, the one that these batches are for: it gets its part of each.
 
     Examples
     --------
@@ -25,11 +26,12 @@ class Batches(keras.utils.PyDataset):
     [2, 2]
     """
 
-    def __init__(self, images, masks, rows, batch_size, multiple=1):
+    def __init__(self, images, masks, rows, batch_size, multiple=1, process=0, processes=1):
         super().__init__()
         self.images, self.masks = images, masks
         parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-        self.parts = [np.resize(part, -(-len(part) // multiple) * multiple) for part in parts]
+        filled = [np.resize(part, -(-len(part) // multiple) * multiple) for part in parts]
+        self.parts = [np.split(part, processes)[process] for part in filled]
 
     def __len__(self):
         return len(self.parts)

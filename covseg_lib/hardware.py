@@ -41,17 +41,27 @@ def all_devices():
     """Share out each batch of a model that is built and trained in this block among all `devices`.
 
     By the framework's own means: tf.distribute.MirroredStrategy (soft Dice is then pooled over each device's part of a
-    batch), or keras.distribution.DataParallel on JAX. Yields how many they are: every batch must be a multiple of it.
+    batch), or keras.distribution.DataParallel on JAX. Yields how
+    many they are (a batch must be a multiple of it), which of several processes this is, and how many those are.
     """
     found = devices()
     if len(found) == 1:
         together = contextlib.nullcontext()
     elif keras.backend.backend() == "jax":
-        together = keras.distribution.DataParallel(devices=found).scope()
+        together = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope()
     else:
         together = _tensorflow_mirrored(found).scope()
     with together:
-        yield len(found)
+        yield len(found), *_jax_process()
+
+
+def _jax_process():
+    """Return (0, 1), or where keras.distribution.initialize joined several machines which one this is of how many."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
 
 
 def adam(learning_rate, clipnorm):

@@ -71,10 +71,10 @@ def train(recipe, study, report=None, watch=None, resume=True, backup_every=1, t
     keras.utils.set_random_seed(recipe.seed)
     images, masks = slices.arrays(study)
     train_rows, validation_rows = (slices.rows_of(study, name) for name in ("train", "validation"))
-    with hardware.all_devices() as multiple:
+    with hardware.all_devices() as shares:
 
         def batches(rows, epoch):
-            return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, multiple)
+            return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)
 
         model, backup = recipes.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
         state = backup.restore(model, say)

@@ -1,9 +1,13 @@
+import os
+import shutil
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from covseg_lib import colab, hardware
+from covseg_lib import colab, hardware, training
+from covseg_lib.study import Study
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,9 @@ else:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(count))
 from covseg_lib import hardware, recipes, training
 from covseg_lib.study import Study
+if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+    import keras
+    keras.distribution.initialize()
 study = Study(root)
 for objective in ("accuracy", "dice"):
     options = {"base_filters": 4, "batch_size": 2, "learning_rate": 1e-2, "precision": "float32"}
@@ -59,8 +66,6 @@ print(len(hardware.devices()))
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_give_the_scores_of_one(tiny_study, project, backend):
     pytest.importorskip(backend)
-    from covseg_lib import training
-
     for count in ("1", "2"):
         command = [sys.executable, "-c", TRAINED, backend, count, str(tiny_study.root)]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True)
@@ -71,3 +76,23 @@ def test_two_devices_give_the_scores_of_one(tiny_study, project, backend):
         best_of_one, best_of_two = (run.history[f"val_{objective}"].max() for run in (one, two))
         assert best_of_two == pytest.approx(best_of_one, abs=0.06)
         assert best_of_one > 0.9
+
+
+def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
+    pytest.importorskip("jax")
+    roots = [tiny_study.root.with_name(f"machine_{number}") for number in range(2)]
+    joined = os.environ | {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        joined["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = f"127.0.0.1:{free.getsockname()[1]}"
+    machines = []
+    for number, root in enumerate(roots):
+        shutil.copytree(tiny_study.root, root)
+        command = [sys.executable, "-c", TRAINED, "jax", "1", str(root)]
+        environment = joined | {"KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
+        machines.append(subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL))
+    assert [machine.wait() for machine in machines] == [0, 0]
+    first, second = (training.load_run(Study(root), "dice_1") for root in roots)
+    assert first.timing["devices"] == 2
+    assert first.history["loss"].tolist() == second.history["loss"].tolist()
+    assert first.history["val_dice"].max() > 0.9
