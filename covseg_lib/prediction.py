@@ -53,5 +53,10 @@ def predict_volume(run, path):
         images = [resizing.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
         batch = resizing.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
         for number, probability in enumerate(predict_slices(run, batch)[..., 0]):
-            mask[first + number] = resizing.resize_image(probability, mask.shape[1:]) >= LESION_FROM
+            mask[first + number] = to_scan(probability, header, made_with["step"]) >= LESION_FROM
     return mask, header
+
+
+def to_scan(image, header, step):
+    """Bring a resized slice (size, size) back to the scan's own rows and columns, upright: (H, W) float32."""
+    return resizing.enlarge(image, volumes.upright_shape(header)[1:], step, volumes.counted_from_end(header))

@@ -27,6 +27,30 @@ def resize_mask(mask, size):
     return (resize_image(mask, size) >= 0.5 - 1e-6).astype(np.uint8)
 
 
+def enlarge(image, size, step=1, from_end=(False, False)):
+    """Bring a resized slice back to the scan: bilinear, float32 of `size` (rows, columns).
+
+    Parameters
+    ----------
+    image : (h, w) array, what `resize_image` made of every `step`-th pixel of the scan's slice
+    size : (H, W) of the scan's slice
+    step : int
+    from_end : (bool, bool)
+        Whether rows, and columns, were counted from their ends when every `step`-th was kept. A pixel that was kept
+        stands for the place where it lay, not for the middle of the pixels skipped: else all would shift by half a
+        pixel.
+
+    Examples
+    --------
+    >>> enlarge(np.array([[0, 10], [20, 30]]), (4, 4), step=2)[0]
+    array([ 0.,  5., 10., 10.], dtype=float32)
+    >>> enlarge(np.array([[0, 10], [20, 30]]), (4, 4), step=2, from_end=(False, True))[0]
+    array([ 0.,  0.,  5., 10.], dtype=float32)
+    """
+    rows, columns = map(_places, image.shape, size, (step, step), from_end)
+    return (columns @ (rows @ image.astype(np.float32)).T).T
+
+
 def standardise(image, mean, std):
     """Return (image - mean) / std as float32 (report, section 2.3.1)."""
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
@@ -42,6 +66,19 @@ def mean_and_std(grey, chosen):
     levels = np.arange(256)
     mean = float((counts * levels).sum() / counts.sum())
     return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+
+
+@functools.cache
+def _places(before, after, step, from_end):
+    """Return the matrix (after, before) that reads a line of `before` pixels where the scan's `after` pixels lie."""
+    pixel = np.arange(after)[:: -1 if from_end else 1] / step
+    place = np.clip((pixel + 0.5) * before / -(-after // step) - 0.5, 0, before - 1)
+    place = before - 1 - place if from_end else place
+    low = np.minimum(place.astype(int), before - 2) if before > 1 else np.zeros(after, int)
+    part = (place - low).astype(np.float32)
+    lines = np.arange(after)
+    matrix = csr_array((1 - part, (lines, low)), (after, before))
+    return matrix + csr_array((part, (lines, np.minimum(low + 1, before - 1))), (after, before))
 
 
 @functools.cache

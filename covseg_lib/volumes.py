@@ -155,6 +155,12 @@ def upright_shape(header):
     return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
 
 
+def counted_from_end(header):
+    """Return whether rows, and columns, of the volume upright run against the file's order, as (bool, bool)."""
+    to_upright = _to_upright(header)
+    return tuple(bool(to_upright[list(to_upright[:, 0]).index(axis), 1] < 0) for axis in (1, 2))
+
+
 def _upright(array, header, step):
     """Turn a file's array upright, every `step`-th pixel of each slice, as an array of its own where it is less."""
     to_upright = _to_upright(header)

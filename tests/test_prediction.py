@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, prediction, resizing, slices, training, volumes
+from covseg_lib import dataset, prediction, resizing, scores, slices, training, volumes
 
 
 def test_rows_are_the_test_rows(tiny_study, tiny_recipe):
@@ -53,3 +53,25 @@ def test_every_second_pixel_is_the_one_that_training_saw(tiny_study, tiny_recipe
 
     prediction.predict_volume(replace(run, model=Model()), tmp_path / "ras.nii")
     assert np.allclose(np.concatenate(given)[..., 0], expected, atol=1e-5)
+
+
+AXES = [("L", "P", "S"), ("R", "A", "S"), ("P", "L", "I"), ("S", "R", "A")]
+
+
+@pytest.mark.parametrize("axes", AXES, ids="".join)
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_mask_sent_through_slicing_and_back_is_where_it_was(tmp_path, axes, step):
+    mask = np.zeros((24, 21, 17), np.uint8)
+    mask[5:17, 6:15, 4:12] = 1
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), mask.shape)
+    nib.save(nib.Nifti1Image(mask, affine), tmp_path / "mask.nii.gz")
+    sliced, header = volumes.read_volume(tmp_path / "mask.nii.gz", step)
+    back = np.stack([prediction.to_scan(image, header, step) >= 0.5 for image in sliced])
+    volumes.write_mask(tmp_path / "back.nii.gz", back, header)
+    back = np.asarray(nib.load(tmp_path / "back.nii.gz").dataobj)
+    if step == 1:
+        assert (back == mask).all()
+    else:
+        middle = [np.argwhere(volume).mean(axis=0) for volume in (mask, back)]
+        assert np.abs(middle[0] - middle[1]).max() <= 0.5
+        assert scores.dice(mask, back) > 0.85
