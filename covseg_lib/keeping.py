@@ -42,6 +42,8 @@ class Keeper:
     """
 
     def __init__(self, recipe, study, backup, every=1):
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"backup_every is {every!r}: expected a number of epochs from 1 on")
         self.recipe, self.backup, self.every, self.root = recipe, backup, every, study.root
         self.files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "weights", "timing")}
         self.best_model, self.published = recipes.build_model(recipe), None

@@ -1,5 +1,6 @@
 """The recipe of a run: all that decides how it comes out, and the model that it makes."""
 
+import re
 from dataclasses import asdict, dataclass
 
 import keras
@@ -38,6 +39,8 @@ class Recipe:
     lesion_prior: float = 0.01
 
     def __post_init__(self):
+        if not re.fullmatch(r"\w[\w.-]*", self.run):
+            raise ValueError(f"run {self.run!r} cannot be a folder's name: expected letters, digits, _ . and -")
         for name in ("epochs", "base_filters", "depth", "batch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -81,6 +81,29 @@ def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):
         recipes.make_recipe(tiny_study, "jaccard")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0: expected a whole number from 1 on"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"base_filters": "32"}, "base_filters is '32'"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"precision": "bf16"}, "no precision 'bf16': choose one of auto, float32"),
+        ({"run": ".."}, r"run '\.\.' cannot be a folder's name"),
+        ({"run": "a/b"}, "run 'a/b' cannot be"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(tiny_recipe, change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(tiny_recipe, **change)
+
+
+def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
+    with pytest.raises(ValueError, match="backup_every is 0: expected a number of epochs"):
+        training.train(tiny_recipe, tiny_study, backup_every=0)
+    assert not tiny_study.path("models").exists()
+
+
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):
     with pytest.raises(FileNotFoundError, match="run notebook 03, 04 or 05 first"):
         training.load_run(tiny_study, "dice")
