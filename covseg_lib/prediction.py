@@ -9,7 +9,8 @@ LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
 def predict_slices(run, images, batch_size=16):
     """Return lesion probabilities (n, size, size, 1) float32 of standardised slices (n, size, size, 1)."""
-    return np.asarray(run.model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+    parts = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+    return np.concatenate([np.asarray(run.model.predict_on_batch(part), np.float32) for part in parts])
 
 
 def predict_study(run, study):

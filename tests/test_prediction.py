@@ -47,7 +47,7 @@ def test_every_second_pixel_is_the_one_that_training_saw(tiny_study, tiny_recipe
     given = []
 
     class Model:
-        def predict(self, images, **_):
+        def predict_on_batch(self, images):
             given.append(images)
             return images * 0
 
