@@ -9,7 +9,7 @@ One run a row, in models/<objective>_<precision>_<seed>; finished runs are loade
 import click
 import pandas as pd
 
-from covseg_lib import prediction, recipes, scores, slices, storage, training
+from covseg_lib import prediction, recipes, scores, slices, storage, training, watching
 from covseg_lib.study import OBJECTIVE_NAMES, Study
 
 
@@ -32,7 +32,7 @@ def main(folder, seeds, epochs, precision, objectives):
             found = prediction.predict_slices(run, images) >= prediction.LESION_FROM
             rows.append(
                 {"seed": seed, "objective": objective, "precision": precision, "epochs": run.recipe.epochs}
-                | {"epoch kept": training.best_epoch(run.history, objective), "loss": run.history["loss"].iloc[-1]}
+                | {"epoch kept": watching.best_epoch(run.history, objective), "loss": run.history["loss"].iloc[-1]}
                 | {score: of(masks, found) for score, of in scores.SCORES.items()}
                 | {"seconds": run.timing["total_s"]}
             )

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import slices
-from covseg_lib.study import Study
+from covseg_lib.study import REPORT, Study
 
 BATCH, WARM_UP = 8, 2
 GFLOP = 72  # a training step of one slice of 256 x 256, counted from the layers
@@ -60,7 +60,7 @@ def keras_steps(images, masks):
     return keras_plain(images, masks, fit=False)
 
 
-def torch_plain(images, masks, best=False):
+def torch_plain(images, masks, last=False, bfloat16=False):
     """Train the same network as people write it in PyTorch, float32."""
     import torch
     from torch import nn
@@ -89,7 +89,7 @@ def torch_plain(images, masks, best=False):
                 x = merge(torch.cat([skips.pop(), up(x)], dim=1))
             return self.last(x)
 
-    layout = torch.channels_last if best else torch.contiguous_format
+    layout = torch.channels_last if last else torch.contiguous_format
     model = UNet().to(memory_format=layout)
     assert sum(weights.numel() for weights in model.parameters()) == 7_759_521
     optimizer, loss_of = torch.optim.Adam(model.parameters()), nn.BCEWithLogitsLoss()
@@ -99,7 +99,7 @@ def torch_plain(images, masks, best=False):
             x, y = (torch.from_numpy(a[start : start + BATCH]).permute(0, 3, 1, 2) for a in (images, masks))
             x = x.to(memory_format=layout)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=best):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 found = model(x)
             loss = loss_of(found.float(), y.float())
             loss.backward()
@@ -109,9 +109,14 @@ def torch_plain(images, masks, best=False):
     return train
 
 
-def torch_best(images, masks):
+def torch_channels_last(images, masks):
+    """Train the same in float32, channels last."""
+    return torch_plain(images, masks, last=True)
+
+
+def torch_bfloat16(images, masks):
     """Train the same, channels last and bfloat16."""
-    return torch_plain(images, masks, best=True)
+    return torch_plain(images, masks, last=True, bfloat16=True)
 
 
 def ours(images, masks, precision="auto", xla=False):
@@ -119,9 +124,9 @@ def ours(images, masks, precision="auto", xla=False):
     from covseg_lib import recipes
     from covseg_lib.batches import Batches
 
-    options = {"base_filters": 32, "depth": 4, "batch_size": BATCH, "learning_rate": 2e-4, "precision": precision}
-    made_with = {"size": images.shape[1]}
-    model = recipes.compile_model(recipes.Recipe("bench", "iou", 1, made_with, seed=0, **options))
+    names = ("base_filters", "depth", "learning_rate", "seed")
+    settings = {name: REPORT[name] for name in names} | {"batch_size": BATCH, "precision": precision}
+    model = recipes.compile_model(recipes.Recipe("bench", "iou", 1, {"size": images.shape[1]}, **settings))
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(
@@ -134,37 +139,43 @@ def ours_float32(images, masks):
     return ours(images, masks, "float32")
 
 
+def ours_bfloat16(images, masks):
+    """Train the same in mixed bfloat16."""
+    return ours(images, masks, "mixed_bfloat16")
+
+
 def ours_xla(images, masks):
     """Train the same, compiled by XLA."""
     return ours(images, masks, xla=True)
 
 
 def matmul(images, masks):
-    """Multiply 4096 x 4096 matrices of bfloat16: what the machine allows."""
+    """Multiply matrices, in the precision of `ours`, for as much arithmetic: what the machine allows."""
     import torch
 
-    a, b = (torch.randn(4096, 4096).to(torch.bfloat16) for _ in range(2))
-    return lambda first, last: a @ b
+    from covseg_lib import hardware
+
+    dtype = torch.float32 if hardware.precision() == "float32" else torch.bfloat16
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    products = GFLOP * 1e9 * (images.shape[1] / 256) ** 2 / (2 * 2048**3)  # of a slice
+    return lambda first, last: [a @ b for _ in range(round((last - first) * products))]
 
 
 CONTESTANTS = {
-    f.__name__: f for f in (keras_plain, keras_steps, torch_plain, torch_best, ours, ours_float32, ours_xla, matmul)
+    f.__name__: f
+    for f in (
+        *(keras_plain, keras_steps, torch_plain, torch_channels_last, torch_bfloat16),
+        *(ours, ours_float32, ours_bfloat16, ours_xla, matmul),
+    )
 }
 
 
 def measure(name, study, steps):
-    """Return slices/s of a contestant (of `matmul`: GFLOP/s), after `WARM_UP` steps."""
+    """Return slices/s of a contestant after `WARM_UP` steps."""
     rows = slices.rows_of(Study(study), "train")[: (WARM_UP + steps) * BATCH]
     images, masks = (array[rows] for array in slices.arrays(Study(study)))
     train = CONTESTANTS[name](images, masks)
     train(0, WARM_UP * BATCH)
-    if name == "matmul":
-        times = []
-        for _ in range(10):
-            start = time.perf_counter()
-            train(0, 0)
-            times.append(time.perf_counter() - start)
-        return 2 * 4096**3 / np.median(times) / 1e9
     start = time.perf_counter()
     train(WARM_UP * BATCH, len(images))
     return (len(images) - WARM_UP * BATCH) / (time.perf_counter() - start)
@@ -177,7 +188,7 @@ def measure(name, study, steps):
 @click.option("--only", "names", multiple=True, type=click.Choice(list(CONTESTANTS)), default=list(CONTESTANTS))
 @click.option("--one", hidden=True)
 def main(study, rounds, steps, names, one):
-    """Measure in turns; print medians, ratios and the share of the matrix product."""
+    """Measure in turns; print medians, and how many times as fast ours is, round by round."""
     if one:
         click.echo(json.dumps(measure(one, study, steps)))
         return
@@ -190,15 +201,11 @@ def main(study, rounds, steps, names, one):
                 raise click.ClickException(done.stderr)
             results.append({"round": number, "name": name, "value": json.loads(done.stdout.splitlines()[-1])})
             click.echo(results[-1])
-    table = pd.DataFrame(results).pivot(index="round", columns="name", values="value")
-    speeds = table.drop(columns="matmul", errors="ignore")
-    summary = pd.DataFrame({"slices/s": speeds.median(), "least": speeds.min(), "most": speeds.max()})
-    if "ours" in speeds:
-        summary["ours is"] = speeds.rdiv(speeds["ours"], axis=0).median()
-    if "matmul" in table:
-        size = slices.arrays(Study(study))[0].shape[1]
-        summary["of matmul"] = summary["slices/s"] * GFLOP * (size / 256) ** 2 / table["matmul"].median()
-        click.echo(f"matmul, bfloat16: {table['matmul'].median():.0f} GFLOP/s")
+    table = pd.DataFrame(results).pivot(index="round", columns="name", values="value")[list(names)]
+    summary = pd.DataFrame({"slices/s": table.median(), "least": table.min(), "most": table.max()})
+    if "ours" in table:
+        times = table.rdiv(table["ours"], axis=0)
+        summary = summary.assign(**{"ours is": times.median(), "at least": times.min(), "at most": times.max()})
     click.echo(summary.round(2).to_string())
 
 

@@ -74,11 +74,6 @@ class Backup:
         self.files.sort(key=lambda file: file == newest)
         return _put(found[newest], model)
 
-    def remove(self):
-        """Remove both files."""
-        for file in self.files:
-            file.unlink(missing_ok=True)
-
 
 def _put(arrays, model):
     """Put what a file holds into a compiled model; return the State."""

@@ -27,7 +27,7 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(self, images, masks, rows, batch_size, multiple=1, process=0, processes=1):
-        super().__init__(workers=2)  # with one, tf.data tunes itself, and sleeps at an epoch's end: docs/training.md
+        super().__init__(workers=2)  # with one, epochs wait for tf.data's tuning: docs/training.md
         self.images, self.masks = images, masks
         parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
         filled = [np.resize(part, -(-len(part) // multiple) * multiple) for part in parts]

@@ -5,6 +5,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from covseg_lib import watching
+from covseg_lib.study import LESION_FROM
+
 LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, told apart by the colour-blind
 SPLITS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
 
@@ -70,16 +73,17 @@ def split_bars(table):
     return figure
 
 
-def training_curves(history, metric, title, best_epoch, columns=2):
+def training_curves(history, metric, title, columns=2):
     """Show a run's score and loss over the epochs, as Figures 2.5 to 2.7; the kept epoch is marked.
 
     More `columns` than 2 are left empty.
     """
+    best = watching.best_epoch(history, metric)
     figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
     for ax, name, label in zip(figure.subplots(1, columns), (metric, "loss"), (title, "loss"), strict=False):
         ax.plot(history["epoch"], history[name], color=SPLITS["train"], label="training")
         ax.plot(history["epoch"], history[f"val_{name}"], color=SPLITS["validation"], label="validation")
-        ax.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        ax.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
         ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(frameon=False)
@@ -101,13 +105,8 @@ class Redraw:
 
     def __init__(self, every, objective, title, images, masks):
         shown = np.sum(masks, axis=(1, 2, 3)).argmax()
-        self.every, self.names, self.image, self.mask, self.spot = (
-            every,
-            (objective, title),
-            images[shown],
-            masks[shown],
-            None,
-        )
+        self.every, self.names, self.spot = every, (objective, title), None
+        self.image, self.mask = images[shown], masks[shown]
 
     def __call__(self, history, model):
         """Draw, if it is time to: history is a DataFrame with a row an epoch."""
@@ -115,10 +114,8 @@ class Redraw:
             return
         from IPython.display import display
 
-        objective, title = self.names
-        best = int(history["epoch"][history[f"val_{objective}"].argmax()])
-        figure = training_curves(history, objective, title, best, columns=3)
-        found = np.asarray(model.predict_on_batch(self.image[None]))[0, ..., 0] >= 0.5
+        figure = training_curves(history, *self.names, columns=3)
+        found = np.asarray(model.predict_on_batch(self.image[None]))[0, ..., 0] >= LESION_FROM
         ax = figure.axes[2]
         ax.set_axis_off()
         _slice(ax, self.image[..., 0], f"epoch {len(history)}: predicted (orange), true (blue)")

@@ -13,8 +13,8 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 def precision(asked="auto"):
     """Return the Keras dtype policy for what is asked: itself, or for "auto" the fastest that this machine computes in.
 
-    That is mixed_bfloat16 on GPUs of compute capability 8 and above (Ampere), TPUs and CPUs with avx512_bf16 or AMX;
-    mixed_float16 on GPUs of capability 7 (V100, T4); else float32. Raises ValueError for what is no precision.
+    That is mixed_bfloat16 on GPUs of compute capability 8 and above (Ampere), TPUs, CPUs with AMX and AMD's with
+    avx512_bf16 (Intel's without AMX have that too, and are slower in it than in float32: docs/training.md); mixed_float16 on GPUs of capability 7 (V100, T4); else float32. Raises ValueError for what is no precision.
     """
     if asked not in PRECISIONS:
         raise ValueError(f"no precision {asked!r}: choose one of {', '.join(PRECISIONS)}")
@@ -24,7 +24,7 @@ def precision(asked="auto"):
     if device == "gpu":
         capability = min(colab.gpu_capabilities(), default=0)
         return "mixed_bfloat16" if capability >= 8 else "mixed_float16" if capability >= 7 else "float32"
-    return "mixed_bfloat16" if device == "tpu" or _cpu_has_bfloat16() else "float32"
+    return "mixed_bfloat16" if device == "tpu" or _cpu_is_fast_in_bfloat16() else "float32"
 
 
 def devices():
@@ -41,8 +41,8 @@ def all_devices():
     """Share out each batch of a model that is built and trained in this block among all `devices`.
 
     By the framework's own means: tf.distribute.MirroredStrategy (soft Dice is then pooled over each device's part of a
-    batch), or keras.distribution.DataParallel on JAX. Yields how
-    many they are (a batch must be a multiple of it), which of several processes this is, and how many those are.
+    batch), or keras.distribution.DataParallel on JAX. Yields how many they are (a batch must be a multiple of it),
+    which of several processes this is, and how many those are.
     """
     found = devices()
     if len(found) == 1:
@@ -91,9 +91,8 @@ def _tensorflow_adam_of_replicas(learning_rate, clipnorm):
     return AdamOfReplicas(learning_rate)
 
 
-def _cpu_has_bfloat16():
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
+def _cpu_is_fast_in_bfloat16(about=Path("/proc/cpuinfo")):
+    if not about.exists():  # not Linux
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    said = about.read_text()
+    return "amx_bf16" in said or ("avx512_bf16" in said and "AuthenticAMD" in said)

@@ -46,6 +46,7 @@ class Keeper:
             raise ValueError(f"backup_every is {every!r}: expected a number of epochs from 1 on")
         self.recipe, self.backup, self.every, self.root = recipe, backup, every, study.root
         self.files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "weights", "timing")}
+        storage.remove_parts(self.files["recipe"].parent)
         self.best_model, self.published = recipes.build_model(recipe), None
         self.files["timing"].unlink(missing_ok=True)
         storage.write_json(self.files["recipe"], asdict(recipe))

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
+from covseg_lib.study import LESION_FROM
+
 SMOOTH = 1e-7  # pixels, added above and below: two empty masks give 1, and no division is by zero
 
 
@@ -65,7 +67,7 @@ def _soft_dice_of_batch(y_true, y_pred):
 
 
 class PooledMask(keras.metrics.Metric):
-    """A score of masks, pooled over an epoch: probabilities from 0.5 on are lesion, sums run over all batches.
+    """A score of masks, pooled over an epoch: sums run over all batches, probabilities from `LESION_FROM` on count.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ class PooledMask(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch."""
-        lesion = ops.cast(y_pred >= 0.5, "float32")
+        lesion = ops.cast(y_pred >= LESION_FROM, "float32")
         self.sums.assign_add(ops.stack(_sums(y_true, lesion)))
 
     def result(self):
@@ -94,7 +96,7 @@ class Marked(keras.metrics.Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch."""
-        super().update_state(ops.cast(y_pred >= 0.5, "float32"))
+        super().update_state(ops.cast(y_pred >= LESION_FROM, "float32"))
 
 
 @dataclass(frozen=True)

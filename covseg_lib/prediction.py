@@ -3,8 +3,7 @@
 import numpy as np
 
 from covseg_lib import resizing, slices, storage, volumes
-
-LESION_FROM = 0.5  # probability from which a pixel counts as lesion
+from covseg_lib.study import LESION_FROM
 
 
 def predict_slices(run, images, batch_size=16):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import slices, storage
-from covseg_lib.prediction import LESION_FROM
+from covseg_lib.study import LESION_FROM
 
 REPORT = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
     metric: dict(zip(("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test"), numbers, strict=True))

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
-from covseg_lib import colab, parallel, resizing, sliced, splits, storage
+from covseg_lib import colab, parallel, resizing, sliced, splits, stacks, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
 
@@ -45,33 +43,40 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     """
     staging = study.root.absolute().with_name(f".part-{study.root.name}")
     storage.remove_parts(staging)
-    largest_first = sorted(cases, key=lambda case: -case.image.stat().st_size if case.image.exists() else 0)
     jobs = [
         (case, staging / f"{case.name}.npz", window_hu, step)
-        for case in largest_first
+        for case in sorted(cases, key=_size, reverse=True)
         if not sliced.is_current(study.path("sliced_case", case=case.name), case, window_hu, step)
         and not sliced.is_current(staging / f"{case.name}.npz", case, window_hu, step)
     ]
     said = dict(zip((job[0].name for job in jobs), parallel.run(pool, sliced.make, jobs, "slicing"), strict=True))
     wrong = dict(left_over) | {name: why for name, why in said.items() if why}
     sound = [case for case in cases if case.name not in wrong]
-    if wrong and (strict or not sound):
+    if not sound or (wrong and strict):
         shutil.rmtree(staging, ignore_errors=True)
-        lines = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
-        raise ValueError(
-            f"{len(wrong)} of {len(cases) + len(left_over)} cases cannot be used, the study is as it was:\n{lines}\n"
-            "Mend these files, or set STRICT = False to go on without them."
-        )
-    if not sound:
-        raise ValueError("no case to slice: the list of cases is empty")
+        raise ValueError(_refusal(wrong, len(cases) + len(left_over)))
     _move_in(sound, staging, study)
-    rows = [
-        {"case": case.name, "patient": case.patient} | sliced.about(study.path("sliced_case", case=case.name))
-        for case in sound
-    ]
+    about = [sliced.about(study.path("sliced_case", case=case.name)) for case in sound]
+    rows = [{"case": case.name, "patient": case.patient} | row for case, row in zip(sound, about, strict=True)]
     table = pd.DataFrame(rows)
     storage.write_csv(study.path("cases"), table)
     return table, wrong
+
+
+def _size(case):
+    """Return the bytes of a case's image: the largest cases are begun with, so that no worker ends long after all."""
+    return case.image.stat().st_size if case.image.exists() else 0
+
+
+def _refusal(wrong, count):
+    """Return in words what is wrong with which of `count` cases."""
+    if not wrong:
+        return "no case to slice: the list of cases is empty"
+    lines = "\n".join(f"  {name}: {why}" for name, why in sorted(wrong.items()))
+    return (
+        f"{len(wrong)} of {count} cases cannot be used, the study is as it was:\n{lines}\n"
+        "Mend these files, or set STRICT = False to go on without them."
+    )
 
 
 def _move_in(cases, staging, study):
@@ -112,11 +117,11 @@ def build(study, size=256, split="slice", seed=0):
             storage.remove_parts(study.path("images").parent)
             return table(study)
         study.path("preprocessing").unlink()
-    grey, masks = _resize_all(study, cases, size, wanted["pixels_sha256"])
+    grey, masks = stacks.resize_all(study, cases, size, wanted["pixels_sha256"])
     listed = _list(cases, masks)
     listed["split"] = splits.split(listed, split, seed)
     mean, std = resizing.mean_and_std(grey, (listed["split"] == "train").to_numpy())
-    _standardise_all(study, grey, mean, std)
+    stacks.standardise_all(study, grey, mean, std)
     storage.write_csv(study.path("slices"), listed)
     storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
     about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
@@ -151,50 +156,6 @@ def table(study):
             f"{study.path('cases')} holds other slices than {study.path('images').parent}: run notebook 02 again"
         )
     return pd.read_csv(study.need("slices"), dtype={"case": str, "patient": str})
-
-
-def _resize_all(study, cases, size, key):
-    """Return grey levels and masks of all slices, as memory maps of files that outlive an interruption."""
-    mask_file = storage.part_of(study.path("masks"))
-    grey_file, progress = mask_file.with_name(".part-grey.npy"), mask_file.with_name(".part-progress.json")
-    state = storage.read_json(progress) if progress.exists() else {}
-    done = state.get("done", 0) if state.get("key") == [key, size] and mask_file.exists() else 0
-    if done:
-        grey, masks = open_memmap(grey_file, "r+"), open_memmap(mask_file, "r+")
-    else:
-        progress.unlink(missing_ok=True)
-        shape = (int(cases["slices"].sum()), size, size, 1)
-        grey, masks = (storage.create_npy(file, np.uint8, shape) for file in (grey_file, mask_file))
-    ends = cases["slices"].cumsum()
-
-    def resize_case(number):
-        with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as arrays:
-            pairs = zip(arrays["images"], arrays["masks"], strict=True)
-        for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
-            grey[row, ..., 0] = np.round(resizing.resize_image(image, (size, size)))
-            masks[row, ..., 0] = resizing.resize_mask(mask, (size, size))
-        for array in (grey, masks):
-            array.flush()
-            storage.release(array)
-        return number + 1
-
-    with parallel.executor() as pool:
-        for count in tqdm(pool.map(resize_case, range(done, len(cases))), desc="resizing", total=len(cases) - done):
-            storage.write_json(progress, {"key": [key, size], "done": count})
-    return grey, masks
-
-
-def _standardise_all(study, grey, mean, std):
-    """Write images.npy of the grey levels of all slices."""
-    with storage.atomic(study.path("images")) as temporary, parallel.executor() as pool:
-        images = storage.create_npy(temporary, np.float32, grey.shape)
-
-        def standardise_part(first):
-            part = slice(first, first + storage.CHUNK)
-            images[part] = resizing.standardise(grey[part], mean, std)
-            storage.release(images), storage.release(grey)
-
-        list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
 
 
 def _list(cases, masks):

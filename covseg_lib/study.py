@@ -38,10 +38,12 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
 
 LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring HU to 0..255
 
+LESION_FROM = 0.5  # probability from which a pixel counts as lesion
+
 DOWNLOADS = ("zenodo", "medseg")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
-REPORT = {  # the report's own sizes, split and epochs; `training.Recipe` says why the others are as they are
+REPORT = {  # the report's own sizes, split and epochs; `recipes.Recipe` says why the others are as they are
     "source": "zenodo",
     "dataset": "",
     "cases": "report",

@@ -23,7 +23,7 @@ class Run:
     timing: dict
 
 
-def train(recipe, study, report=None, watch=None, resume=True, backup_every=1, tensorboard=False):
+def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
     """Train a run and keep the weights of its best epoch; go on with it where it was cut off.
 
     Best is the first epoch with the highest score of the run's own metric on the validation slices. The order of
@@ -38,14 +38,12 @@ def train(recipe, study, report=None, watch=None, resume=True, backup_every=1, t
         With processed_data in it.
     report : function of str, optional
         Gets one line an epoch, for example `print`.
-    watch : function of (history, model), optional
-        Is called after each epoch with the history so far, a DataFrame, and the model as it is now.
+    watchers : sequence of functions of (history, model)
+        Each is called after each epoch with the history so far, a DataFrame, and the model as it is now.
     resume : bool
         False discards what there is of this run and trains it anew.
     backup_every : int
         Epochs from one backup to the next: a disconnect costs at most these.
-    tensorboard : bool
-        Write logs for TensorBoard too.
 
     Returns
     -------
@@ -61,43 +59,43 @@ def train(recipe, study, report=None, watch=None, resume=True, backup_every=1, t
         The study cannot be written to any more. The backup is as it was after the epoch that it was made.
     """
     say = report or (lambda line: None)
-    folder = study.path("recipe", run=recipe.run).parent
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(study.path("recipe", run=recipe.run).parent, ignore_errors=True)
     if keeping.is_finished(recipe, study):
         say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
         return load_run(study, recipe.run)
-    storage.remove_parts(folder)
     keras.utils.set_random_seed(recipe.seed)
-    images, masks = slices.arrays(study)
-    train_rows, validation_rows = (slices.rows_of(study, name) for name in ("train", "validation"))
     with hardware.all_devices() as shares:
-
-        def batches(rows, epoch):
-            return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)
-
         model, backup = recipes.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
         state = backup.restore(model, say)
         if state.history:
             say(f"going on with run {recipe.run} after epoch {len(state.history)} of {recipe.epochs}")
         keeper = keeping.Keeper(recipe, study, backup, backup_every)
-        log = watching.tensorboard_tensorflow(study.path("tensorboard", run=recipe.run)) if tensorboard else None
-        validation = batches(validation_rows, 0)  # mixed too: no batch of healthy slices only
-        for epoch in range(len(state.history), recipe.epochs):
-            start = time.perf_counter()
-            logs = model.fit(batches(train_rows, epoch), validation_data=validation, shuffle=False, verbose=0).history
-            row = {"epoch": epoch + 1} | {name: values[0] for name, values in logs.items()}
-            row["seconds"] = time.perf_counter() - start
+        for row in _epochs(model, recipe, study, shares, len(state.history)):
             watching.refuse_nan(row, recipe)
             keeper.keep(model, state, row)
             for text in watching.lines(state.history, recipe):
                 say(text)
-            if log:
-                log(row)
-            if watch:
+            for watch in watchers:
                 watch(pd.DataFrame(state.history), model)
         keeper.finish(state)
     return load_run(study, recipe.run)
+
+
+def _epochs(model, recipe, study, shares, done):
+    """Train a model epoch after epoch, after those `done`; yield each one's row of the history."""
+    images, masks = slices.arrays(study)
+    train_rows, validation_rows = (slices.rows_of(study, name) for name in ("train", "validation"))
+
+    def batches(rows, epoch):
+        return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)
+
+    validation = batches(validation_rows, 0)  # mixed too: no batch of healthy slices only
+    for epoch in range(done, recipe.epochs):
+        start = time.perf_counter()
+        logs = model.fit(batches(train_rows, epoch), validation_data=validation, shuffle=False, verbose=0).history
+        values = {name: values[0] for name, values in logs.items()}
+        yield {"epoch": epoch + 1} | values | {"seconds": time.perf_counter() - start}
 
 
 def load_run(study, name):
@@ -110,8 +108,3 @@ def load_run(study, name):
     model = recipes.build_model(recipe)
     model.load_weights(study.need("weights", run=name))
     return Run(recipe, model, pd.read_csv(study.need("history", run=name)), timing)
-
-
-def best_epoch(history, objective):
-    """Return the number of the epoch whose weights were kept, counted from 1."""
-    return int(history["epoch"][history[f"val_{objective}"].argmax()])

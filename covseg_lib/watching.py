@@ -5,6 +5,11 @@ import numpy as np
 PATIENCE = 3  # epochs without any lesion found on the validation slices, until that is called a collapse
 
 
+def best_epoch(history, objective):
+    """Return the number of the epoch whose weights are kept, the first of the best; from 1 on."""
+    return int(history["epoch"][history[f"val_{objective}"].argmax()])
+
+
 def lines(history, recipe):
     """Return what there is to say of the last epoch of a history (a list of rows): a line, and a warning if need be."""
     now, metric = history[-1], recipe.objective
@@ -43,16 +48,15 @@ def _collapse(recipe):
 
 
 def tensorboard_tensorflow(folder):
-    """Return a function of a row of the history that logs it for TensorBoard in `folder`; needs TensorFlow itself."""
-    import tensorflow as tf
+    """Return a watcher of a training that logs each epoch for TensorBoard in `folder`; needs TensorFlow itself."""
 
-    writer = tf.summary.create_file_writer(str(folder))
+    def watch(history, model):
+        import tensorflow as tf
 
-    def log(row):
-        with writer.as_default(step=row["epoch"]):
+        row = history.iloc[-1]
+        with tf.summary.create_file_writer(str(folder)).as_default(step=int(row["epoch"])):
             for name, value in row.items():
                 side, kind = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
                 tf.summary.scalar(f"{kind}/{side}", value)
-        writer.flush()
 
-    return log
+    return watch

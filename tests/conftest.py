@@ -1,4 +1,7 @@
+import contextlib
 import os
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +54,24 @@ def tiny_recipe(tiny_study):
     from covseg_lib import recipes
 
     return replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2)
+
+
+@pytest.fixture
+def disk():
+    """A small disk of its own: a context manager of a place and mount's options; gives a function to remount it."""
+
+    @contextlib.contextmanager
+    def mounted(place, options):
+        place.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root can mount a small disk")
+        try:
+            yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(place)], check=True)
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+    return mounted
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,23 @@ from covseg_lib.study import Study
 def test_auto_takes_what_the_hardware_is_fast_in(monkeypatch, device, capabilities, bfloat16, precision):
     monkeypatch.setattr(hardware, "devices", lambda: [device])
     monkeypatch.setattr(colab, "gpu_capabilities", lambda: capabilities)
-    monkeypatch.setattr(hardware, "_cpu_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(hardware, "_cpu_is_fast_in_bfloat16", lambda: bfloat16)
     assert hardware.precision("auto") == precision
+
+
+@pytest.mark.parametrize(
+    ("said", "fast"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : avx2 avx512_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16 amx_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+    ],
+)
+def test_a_cpu_that_knows_bfloat16_is_not_always_fast_in_it(tmp_path, said, fast):
+    (tmp_path / "cpuinfo").write_text(said)
+    assert hardware._cpu_is_fast_in_bfloat16(tmp_path / "cpuinfo") == fast
+    assert not hardware._cpu_is_fast_in_bfloat16(tmp_path / "missing")
 
 
 def test_what_is_asked_for_is_taken_and_nonsense_refused():

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -100,18 +99,6 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
     assert {name for name, changed in times().items() if changed != before[name]} == {"images"}
 
 
-@contextlib.contextmanager
-def _disk(place, options):
-    place.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(place)], check=True)
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 def _error(*arguments):
     try:
         steps(*arguments)
@@ -119,9 +106,9 @@ def _error(*arguments):
         return str(error)
 
 
-def test_a_disk_that_fills_up(tiny_dataset, tmp_path):
+def test_a_disk_that_fills_up(tiny_dataset, tmp_path, disk):
     undisturbed = steps(tiny_dataset, tmp_path / "whole")
-    with _disk(tmp_path / "disk", "size=8k") as remount:
+    with disk(tmp_path / "disk", "size=8k") as remount:
         errors = []
         for size in range(8, 200, 12):
             remount(f"size={size}k")
@@ -133,9 +120,9 @@ def test_a_disk_that_fills_up(tiny_dataset, tmp_path):
         assert contents(tmp_path / "disk" / "study") == undisturbed
 
 
-def test_a_read_only_folder(tiny_dataset, tmp_path):
+def test_a_read_only_folder(tiny_dataset, tmp_path, disk):
     undisturbed = steps(tiny_dataset, tmp_path / "whole")
-    with _disk(tmp_path / "disk", "size=1m") as remount:
+    with disk(tmp_path / "disk", "size=1m") as remount:
         remount("ro")
         with pytest.raises(OSError, match=r"Read-only file system: .* cannot be written"):
             steps(tiny_dataset, tmp_path / "disk" / "study")

@@ -46,5 +46,6 @@ def test_the_metric_over_batches_is_the_score_over_all(name):
 
 
 def test_two_models_share_the_loss_and_one_does_not():
-    losses = [objective.loss for objective in objectives.OBJECTIVES.values()]
-    assert losses[:2] == ["binary_crossentropy", "binary_crossentropy"]
+    accuracy, iou, dice = (objective.loss for objective in objectives.OBJECTIVES.values())
+    assert accuracy == iou == "binary_crossentropy"
+    assert float(dice(TRUE, HALF)[0]) == float(objectives.soft_dice_loss(TRUE, HALF)) == pytest.approx(1 / 3)

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from test_interruptions import _disk
 
 from covseg_lib import hardware, prediction, recipes, scores, slices, storage, training
 from covseg_lib.study import Study
@@ -109,7 +108,7 @@ def _cut_after(epoch):
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
     lines = []
     with pytest.raises(Cut):
-        training.train(recipe, tiny_study, watch=_cut_after(3), backup_every=2)
+        training.train(recipe, tiny_study, watchers=[_cut_after(3)], backup_every=2)
     run = training.train(recipe, tiny_study, lines.append, backup_every=2)
     assert lines[0] == "going on with run dice after epoch 2 of 4"
     assert [line.split()[1] for line in lines[1:] if line.startswith("epoch")] == ["3/4", "4/4"]
@@ -146,7 +145,7 @@ def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(tiny_study,
 
 def test_processed_data_made_again_in_between_is_refused(tiny_study, recipe):
     with pytest.raises(Cut):
-        training.train(recipe, tiny_study, watch=_cut_after(2))
+        training.train(recipe, tiny_study, watchers=[_cut_after(2)])
     slices.build(tiny_study, 32, "patient")
     now = replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2, epochs=EPOCHS, batch_size=2)
     with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
@@ -155,7 +154,7 @@ def test_processed_data_made_again_in_between_is_refused(tiny_study, recipe):
 
 def _cut(study, recipe, epochs=3):
     with pytest.raises(Cut):
-        training.train(recipe, study, watch=_cut_after(epochs))
+        training.train(recipe, study, watchers=[_cut_after(epochs)])
     return sorted(study.path("backup", run="dice").iterdir())
 
 
@@ -193,11 +192,11 @@ def test_best_weights_of_epochs_that_were_lost_do_not_stay(tiny_study, recipe):
     assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
-def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, tmp_path):
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, tmp_path, disk):
     training.train(recipe, tiny_study)
     wanted = _outcome(tiny_study)
     shutil.rmtree(tiny_study.path("models"))
-    with _disk(tmp_path / "disk", "size=1m"):
+    with disk(tmp_path / "disk", "size=1m"):
         study = Study(tmp_path / "disk" / "study")
         shutil.copytree(tiny_study.root, study.root)
         filled = study.root / "filler"
@@ -208,7 +207,7 @@ def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, re
                     file.write(bytes(2_000_000))
 
         with pytest.raises(OSError, match=r"No space left.*free some space.*run this again"):
-            training.train(recipe, study, watch=fill)
+            training.train(recipe, study, watchers=[fill])
         assert study.path("weights", run="dice").stat().st_size > 0
         filled.unlink()
         lines = []
@@ -225,7 +224,7 @@ def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
             tiny_study.root.rename(away)
 
     with pytest.raises(FileNotFoundError, match=r"has gone during epoch 3.*mount Drive again"):
-        training.train(recipe, tiny_study, watch=unmount)
+        training.train(recipe, tiny_study, watchers=[unmount])
     assert not tiny_study.root.exists()
     away.rename(tiny_study.root)
     lines = []
@@ -235,7 +234,7 @@ def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
 
 def test_a_run_begun_in_one_precision_goes_on_in_another(tiny_study, recipe, monkeypatch):
     recipe = replace(recipe, precision="auto")
-    monkeypatch.setattr(hardware, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(hardware, "_cpu_is_fast_in_bfloat16", lambda: False)
     _cut(tiny_study, recipe)
     monkeypatch.setattr(hardware, "precision", lambda asked: "mixed_float16")
     run = training.train(recipe, tiny_study)

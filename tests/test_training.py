@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covseg_lib import prediction, recipes, scores, slices, storage, training
+from covseg_lib import prediction, recipes, scores, slices, storage, training, watching
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "iou", "dice"])
@@ -70,7 +70,7 @@ def test_it_learns(tiny_study, tiny_recipe):
 
 def test_the_best_epoch_is_the_first_of_equals():
     history = pd.DataFrame({"epoch": [1, 2, 3], "val_dice": [0.1, 0.5, 0.5]})
-    assert training.best_epoch(history, "dice") == 2
+    assert watching.best_epoch(history, "dice") == 2
 
 
 def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):

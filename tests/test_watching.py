@@ -52,7 +52,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tiny_study, tiny
             model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
 
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3.*LEARNING_RATE \(now 0.01\).*RESUME = False"):
-        training.train(recipe, tiny_study, watch=poison)
+        training.train(recipe, tiny_study, watchers=[poison])
     assert tiny_study.path("weights", run="dice").exists()
     lines = []
     training.train(recipe, tiny_study, lines.append)
@@ -60,10 +60,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tiny_study, tiny
 
 
 def test_tensorboard_logs_hold_every_epoch(tiny_study, tiny_recipe):
-    training.train(tiny_recipe, tiny_study, tensorboard=True)
+    folder = tiny_study.path("tensorboard", run="dice")
+    training.train(tiny_recipe, tiny_study, watchers=[watching.tensorboard_tensorflow(folder)])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logs = EventAccumulator(str(tiny_study.path("tensorboard", run="dice")), size_guidance={"tensors": 0}).Reload()
+    logs = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     assert {"loss/train", "loss/validation", "dice/validation"} <= set(logs.Tags()["tensors"])
     assert [event.step for event in logs.Tensors("loss/train")] == [1, 2]
 
@@ -81,5 +82,5 @@ def test_a_training_is_redrawn_on_one_spot(tiny_study, tiny_recipe, monkeypatch)
 
     monkeypatch.setattr("IPython.display.display", display)
     watch = figures.Redraw(2, "dice", "Dice", *slices.load(tiny_study, "validation"))
-    training.train(replace(tiny_recipe, epochs=5), tiny_study, watch=watch)
+    training.train(replace(tiny_recipe, epochs=5), tiny_study, watchers=[watch])
     assert shown == [("displayed", 3), ("updated", 3)]
