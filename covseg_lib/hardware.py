@@ -14,7 +14,8 @@ def precision(asked="auto"):
     """Return the Keras dtype policy for what is asked: itself, or for "auto" the fastest that this machine computes in.
 
     That is mixed_bfloat16 on GPUs of compute capability 8 and above (Ampere), TPUs, CPUs with AMX and AMD's with
-    avx512_bf16 (Intel's without AMX have that too, and are slower in it than in float32: docs/training.md); mixed_float16 on GPUs of capability 7 (V100, T4); else float32. Raises ValueError for what is no precision.
+    avx512_bf16 (Intel's without AMX know it too, and are slower in it than in float32: docs/training.md);
+    mixed_float16 on GPUs of capability 7 (V100, T4); else float32. Raises ValueError for what is no precision.
     """
     if asked not in PRECISIONS:
         raise ValueError(f"no precision {asked!r}: choose one of {', '.join(PRECISIONS)}")
