@@ -9,6 +9,7 @@ from covseg_lib import watching
 from covseg_lib.study import LESION_FROM
 
 LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, told apart by the colour-blind
+GREYS = {"(grey band)": "0.4", "(usual place)": "0.6", "(empty mask)": "0.8"}  # bars of what is no network
 SPLITS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
 
 
@@ -134,9 +135,8 @@ def score_bars(table):
     width = 0.8 / len(table)
     colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
     for number, (run, row) in enumerate(table.iterrows()):
-        grey = str(run).startswith("(")
         places = np.arange(len(row)) + (number - (len(table) - 1) / 2) * width
-        colour = ("0.75" if "empty" in run else "0.5") if grey else colours[number % len(colours)]
+        colour = GREYS.get(run, colours[number % len(colours)])
         ax.bar(places, row, width * 0.9, color=colour, label=run)
     ax.set_xticks(range(table.shape[1]), [name.replace("_", " ") for name in table.columns])
     ax.set(ylim=(0, 1.02), ylabel="score on test slices", title="Every run under every metric")

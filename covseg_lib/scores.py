@@ -69,7 +69,37 @@ def dice(true, pred):
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
-SCORES = {"accuracy": accuracy, "iou": iou, "mean_iou": mean_iou, "dice": dice}
+def precision(true, pred):
+    """Share of the marked pixels that are lesion, TP / (TP + FP); where none is marked 0, or 1 if there is no lesion.
+
+    >>> precision([1, 1, 0, 0], [1, 0, 0, 0])
+    1.0
+    """
+    tp, fp, fn, _ = counts(true, pred)
+    return _ratio(tp, tp + fp, empty=float(fn == 0))
+
+
+def recall(true, pred):
+    """Share of the lesion's pixels that are marked, TP / (TP + FN); without a lesion 1 if none is marked, else 0.
+
+    >>> recall([1, 1, 0, 0], [1, 0, 0, 0])
+    0.5
+    """
+    tp, fp, fn, _ = counts(true, pred)
+    return _ratio(tp, tp + fn, empty=float(fp == 0))
+
+
+def specificity(true, pred):
+    """Share of the healthy pixels that are left unmarked, TN / (TN + FP); 1 where all is lesion.
+
+    >>> specificity([1, 1, 0, 0], [1, 0, 1, 0])
+    0.5
+    """
+    _, fp, _, tn = counts(true, pred)
+    return _ratio(tn, tn + fp)
+
+
+SCORES = {function.__name__: function for function in (accuracy, iou, mean_iou, dice, precision, recall, specificity)}
 
 
 def table(study):
@@ -77,13 +107,15 @@ def table(study):
 
     Returns
     -------
-    DataFrame, a row a run and two baselines (the empty mask; the band of grey levels that fits the training
-    slices best), columns accuracy, iou, mean_iou, dice
+    DataFrame, a row a run and three baselines (the band of grey levels that fits the training slices best; the places
+    where their lesions lie most often; the empty mask), columns as `SCORES`
     """
     images, masks = slices.load(study, "test")
     predicted = {run: _predicted(study, run) for run in predicted_runs(study)}
-    low, high = best_band(*slices.load(study, "train"))
+    seen_images, seen_masks = slices.load(study, "train")
+    low, high = best_band(seen_images, seen_masks)
     predicted["(grey band)"] = (images >= low) & (images <= high)
+    predicted["(usual place)"] = np.broadcast_to(usual_place(seen_masks), masks.shape)
     predicted["(empty mask)"] = np.zeros_like(masks)
     rows = {name: {score: of(masks, mask) for score, of in SCORES.items()} for name, mask in predicted.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
@@ -117,6 +149,18 @@ def predicted_runs(study):
     return [run for run in study.runs() if study.path("prediction", run=run).exists()]
 
 
+def usual_place(masks):
+    """Return which pixels (size, size, 1) bool are most often lesion in masks (n, size, size, 1).
+
+    It is their mean, cut where the Dice on these masks is highest: the same in every slice, whatever the slice shows.
+    """
+    share = masks.mean(axis=0)
+    levels = np.sort(share, axis=None)[::-1]
+    found = levels.cumsum()  # in a slice, if the pixels down to each level are marked
+    dice_of_level = 2 * found / (np.arange(1, len(found) + 1) + found[-1])
+    return (share >= levels[dice_of_level.argmax()]) & (share > 0)
+
+
 def best_band(images, masks, bins=100):
     """Return the grey levels (low, high) between which lies what is likest the lesions: the plainest baseline.
 
@@ -136,5 +180,5 @@ def _predicted(study, run):
     return np.load(study.need("prediction", run=run)) >= LESION_FROM
 
 
-def _ratio(part, whole):
-    return float(part / whole) if whole else 1.0
+def _ratio(part, whole, empty=1.0):
+    return float(part / whole) if whole else empty

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from covseg_lib import prediction, scores, training
 
@@ -7,21 +8,41 @@ TRUE, HALF, NONE = np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.zeros(4)
 
 
 @pytest.mark.parametrize(
-    ("true", "pred", "accuracy", "iou", "mean_iou", "dice"),
+    ("true", "pred", "expected"),
     [
-        pytest.param(TRUE, TRUE, 1, 1, 1, 1, id="perfect"),
-        pytest.param(TRUE, 1 - TRUE, 0, 0, 0, 0, id="disjoint"),
-        pytest.param(TRUE, HALF, 3 / 4, 1 / 2, (1 / 2 + 2 / 3) / 2, 2 / 3, id="half"),
-        pytest.param(TRUE, NONE, 1 / 2, 0, 1 / 4, 0, id="nothing found"),
-        pytest.param(NONE, HALF, 3 / 4, 0, 3 / 8, 0, id="false alarm"),
-        pytest.param(NONE, NONE, 1, 1, 1, 1, id="both empty"),
+        pytest.param(TRUE, TRUE, (1, 1, 1, 1, 1, 1, 1), id="perfect"),
+        pytest.param(TRUE, 1 - TRUE, (0, 0, 0, 0, 0, 0, 0), id="disjoint"),
+        pytest.param(TRUE, HALF, (3 / 4, 1 / 2, (1 / 2 + 2 / 3) / 2, 2 / 3, 1, 1 / 2, 1), id="half"),
+        pytest.param(TRUE, NONE, (1 / 2, 0, 1 / 4, 0, 0, 0, 1), id="nothing found"),
+        pytest.param(NONE, HALF, (3 / 4, 0, 3 / 8, 0, 0, 0, 3 / 4), id="false alarm"),
+        pytest.param(1 - NONE, 1 - NONE, (1, 1, 1, 1, 1, 1, 1), id="both full"),
+        pytest.param(NONE, 1 - NONE, (0, 0, 0, 0, 0, 0, 0), id="empty against full"),
+        pytest.param(NONE, NONE, (1, 1, 1, 1, 1, 1, 1), id="both empty"),
     ],
 )
-def test_worked_by_hand(true, pred, accuracy, iou, mean_iou, dice):
-    assert scores.accuracy(true, pred) == pytest.approx(accuracy)
-    assert scores.iou(true, pred) == pytest.approx(iou)
-    assert scores.mean_iou(true, pred) == pytest.approx(mean_iou)
-    assert scores.dice(true, pred) == pytest.approx(dice)
+def test_worked_by_hand(true, pred, expected):
+    names = ("accuracy", "iou", "mean_iou", "dice", "precision", "recall", "specificity")
+    assert tuple(scores.SCORES) == names
+    assert {name: of(true, pred) for name, of in scores.SCORES.items()} == pytest.approx(
+        dict(zip(names, expected, strict=True))
+    )
+
+
+def test_scores_are_those_of_scikit_learn():
+    reference = {
+        "accuracy": metrics.accuracy_score,
+        "iou": metrics.jaccard_score,
+        "mean_iou": lambda true, pred: metrics.jaccard_score(true, pred, average="macro"),
+        "dice": metrics.f1_score,
+        "precision": metrics.precision_score,
+        "recall": metrics.recall_score,
+        "specificity": lambda true, pred: metrics.recall_score(true, pred, pos_label=0),
+    }
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.98):
+        true, pred = rng.random((2, 500)) < share
+        for name, of in reference.items():
+            assert scores.SCORES[name](true, pred) == pytest.approx(of(true, pred)), name
 
 
 def test_iou_is_never_above_dice_and_follows_from_it():
@@ -44,6 +65,12 @@ def test_the_best_band_finds_what_a_band_can_find():
     assert ((images >= low) & (images <= high)).tolist() == [False, False, True, True, False, False]
 
 
+def test_the_usual_place_is_cut_where_its_dice_is_highest():
+    masks = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]).reshape(3, 2, 2, 1)  # shares 1, 2/3, 1/3, 0
+    assert scores.usual_place(masks).ravel().tolist() == [True, True, False, False]  # Dice 10/12; one 6/9, three 12/15
+    assert not scores.usual_place(np.zeros_like(masks)).any()
+
+
 def test_the_reports_iou_fits_the_mean_over_both_classes():
     dice = scores.REPORT["dice"]["test"]
     lesion = dice / (2 - dice)
@@ -53,11 +80,11 @@ def test_the_reports_iou_fits_the_mean_over_both_classes():
 
 def test_the_tables_hold_runs_baselines_and_the_report(tiny_study, tiny_recipe):
     run = training.train(tiny_recipe, tiny_study)
-    assert len(scores.table(tiny_study)) == 2
+    assert len(scores.table(tiny_study)) == 3
     prediction.predict_study(run, tiny_study)
     table = scores.table(tiny_study)
-    assert list(table.index) == ["dice", "(grey band)", "(empty mask)"]
-    assert list(table.columns) == ["accuracy", "iou", "mean_iou", "dice"]
+    assert list(table.index) == ["dice", "(grey band)", "(usual place)", "(empty mask)"]
+    assert list(table.columns) == list(scores.SCORES)
     assert table.loc["(empty mask)", "dice"] == 0
     row = scores.table_2_1(tiny_study).loc["dice"]
     assert row["test"] == table.loc["dice", "dice"]

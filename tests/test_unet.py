@@ -27,7 +27,9 @@ def test_a_size_that_cannot_be_halved_is_an_error():
         build_unet(100)
 
 
-def test_bfloat16_computes_the_last_layer_in_float32():
-    model = build_unet(16, base_filters=2, depth=2, dtype="mixed_bfloat16")
-    assert model.layers[1].compute_dtype == "bfloat16"
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_weights_and_the_last_sigmoid_are_float32_in_every_precision(dtype):
+    model = build_unet(16, base_filters=2, depth=2, dtype=dtype)
+    assert model.layers[1].compute_dtype == dtype.removeprefix("mixed_")
     assert model.layers[-1].compute_dtype == "float32"
+    assert {weights.dtype for weights in model.weights} == {"float32"}
