@@ -39,8 +39,9 @@ def run(folder, only, parameters):
         raise click.ClickException(str(error)) from error
     if made[-1].name.startswith("06"):
         columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
-        table_2_1, scores = (pd.read_csv(study.need(name), index_col="run").round(4) for name in ("table", "scores"))
-        click.echo(f"\nTable 2.1, each run under the metric it was compiled with\n{table_2_1[columns].to_string()}")
+        index = ["split", "model"]
+        table_2_1, scores = (pd.read_csv(study.need(name), index_col=index).round(4) for name in ("table", "scores"))
+        click.echo(f"\nTable 2.1, each model under the metric it was compiled with\n{table_2_1[columns].to_string()}")
         click.echo(f"\nOn the test slices, under every metric\n{scores.to_string()}\n")
         for figure in sorted(study.path("figures").glob("*.png")):
             click.echo(figure)

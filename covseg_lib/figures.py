@@ -1,16 +1,19 @@
-"""Every picture of the suite. Functions return the Figure and never show it."""
+"""Every picture of slices. Functions return the Figure and never show it."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
 
-from covseg_lib import watching
+from covseg_lib import charts
 from covseg_lib.study import LESION_FROM
 
 LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, told apart by the colour-blind
-GREYS = {"(grey band)": "0.4", "(usual place)": "0.6", "(empty mask)": "0.8"}  # bars of what is no network
-SPLITS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
+ERRORS = {"found": "#56B4E9", "false alarm": "#D55E00", "missed": "#F0E442"}
 
 
 def gallery(images, masks, titles):
@@ -48,47 +51,34 @@ def resizing(before, mask_before, after, mask_after):
     return figure
 
 
-def histograms(grey, standardised):
-    """Show the grey levels of some slices before and after standardising."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    for ax, values, label in zip(
-        figure.subplots(1, 2), (grey, standardised), ("grey level", "standardised value"), strict=True
-    ):
-        ax.hist(np.ravel(values), bins=60, color=SPLITS["train"])
-        ax.set(xlabel=label, ylabel="pixels")
+def errors(images, predicted, true, titles):
+    """Show slices (n, H, W), four a row, with what is found, what is a false alarm and what is missed in colours."""
+    figure, axes = _grid(-(-len(images) // 4), 4)
+    for ax, image, found, truth, title in zip(axes.flat, images, predicted, true, titles, strict=False):
+        _slice(ax, image, title)
+        ax.imshow(_coloured(found, truth), interpolation="nearest")
+    _legend(figure)
     return figure
 
 
-def split_bars(table):
-    """Show how the slices of each patient fall into train, validation and test."""
-    counted = table.groupby(["patient", "split"]).size().unstack(fill_value=0)
-    figure = Figure(figsize=(9, 0.6 + 0.36 * len(counted)), layout="constrained")
+def scroll(images, predicted, true, titles, frames_per_second=4):
+    """Return an animated PNG, as bytes, that goes through slices (n, H, W) with the colours of `errors`."""
+    figure = Figure(figsize=(4, 4.5), layout="constrained", dpi=72)
     ax = figure.subplots()
-    left = np.zeros(len(counted))
-    for split in (split for split in SPLITS if split in counted):
-        ax.barh(counted.index, counted[split], left=left, color=SPLITS[split], label=split)
-        left += counted[split].to_numpy()
-    ax.invert_yaxis()
-    ax.set(xlabel="slices", title="Which side of the split each patient's slices are on")
-    ax.legend(loc="lower left", bbox_to_anchor=(1, 0), frameon=False)
-    return figure
+    ax.set_axis_off()
+    _legend(figure)
+    grey = ax.imshow(images[0], cmap="gray", interpolation="nearest", vmin=images.min(), vmax=images.max())
+    layer = ax.imshow(_coloured(predicted[0], true[0]), interpolation="nearest")
 
+    def draw(number):
+        grey.set_data(images[number])
+        layer.set_data(_coloured(predicted[number], true[number]))
+        ax.set_title(titles[number], fontsize=9)
 
-def training_curves(history, metric, title, columns=2):
-    """Show a run's score and loss over the epochs, as Figures 2.5 to 2.7; the kept epoch is marked.
-
-    More `columns` than 2 are left empty.
-    """
-    best = watching.best_epoch(history, metric)
-    figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
-    for ax, name, label in zip(figure.subplots(1, columns), (metric, "loss"), (title, "loss"), strict=False):
-        ax.plot(history["epoch"], history[name], color=SPLITS["train"], label="training")
-        ax.plot(history["epoch"], history[f"val_{name}"], color=SPLITS["validation"], label="validation")
-        ax.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
-        ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(frameon=False)
-    return figure
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "scroll.png")  # Pillow writes a PNG of many frames as an animated one
+        FuncAnimation(figure, draw, len(images)).save(path, writer=PillowWriter(frames_per_second))
+        return path.read_bytes()
 
 
 class Redraw:
@@ -115,7 +105,7 @@ class Redraw:
             return
         from IPython.display import display
 
-        figure = training_curves(history, *self.names, columns=3)
+        figure = charts.training_curves(history, *self.names, columns=3)
         found = np.asarray(model.predict_on_batch(self.image[None]))[0, ..., 0] >= LESION_FROM
         ax = figure.axes[2]
         ax.set_axis_off()
@@ -128,20 +118,18 @@ class Redraw:
             self.spot = display(figure, display_id=True)
 
 
-def score_bars(table):
-    """Show a table of scores (rows: runs and baselines; columns: scores from 0 to 1) as bars."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    ax = figure.subplots()
-    width = 0.8 / len(table)
-    colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
-    for number, (run, row) in enumerate(table.iterrows()):
-        places = np.arange(len(row)) + (number - (len(table) - 1) / 2) * width
-        colour = GREYS.get(run, colours[number % len(colours)])
-        ax.bar(places, row, width * 0.9, color=colour, label=run)
-    ax.set_xticks(range(table.shape[1]), [name.replace("_", " ") for name in table.columns])
-    ax.set(ylim=(0, 1.02), ylabel="score on test slices", title="Every run under every metric")
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+def _coloured(found, truth):
+    """Return a layer (H, W, 4) that colours what two masks (H, W) agree and differ on, as `ERRORS` says."""
+    found, truth = np.asarray(found) > 0, np.asarray(truth) > 0
+    layer = np.zeros((*found.shape, 4))
+    for where, colour in zip((found & truth, found & ~truth, truth & ~found), ERRORS.values(), strict=True):
+        layer[where] = to_rgba(colour, 0.6)
+    return layer
+
+
+def _legend(figure):
+    handles = [Patch(color=colour, label=name) for name, colour in ERRORS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
 
 
 def _grid(rows, columns, width=2.6):

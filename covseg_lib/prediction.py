@@ -1,8 +1,9 @@
 """From a trained run to masks: of the study's slices, and of whole volumes in their own space."""
 
 import numpy as np
+import pandas as pd
 
-from covseg_lib import resizing, slices, storage, volumes
+from covseg_lib import resizing, scores, slices, storage, volumes
 from covseg_lib.study import LESION_FROM
 
 
@@ -15,9 +16,9 @@ def predict_slices(run, images, batch_size=16):
 def predict_study(run, study):
     """Predict the study's slices with a run; write and return the test slices' probabilities.
 
-    Writes predictions/<run>.npy, rows as the test rows of slices.csv, and the masks of the training and validation
-    slices beside it. Raises ValueError where the run was trained on another processed_data: its test slices may
-    have been training slices there.
+    Writes predictions/<run>.npy, rows as the run's test rows of slices.csv, and predictions/<run>.csv, how many pixels
+    of each slice, on all sides, it marks rightly and wrongly. Raises ValueError where the run was trained on another
+    processed_data: its test slices may have been training slices there.
     """
     name = run.recipe.run
     if run.recipe.preprocessing != storage.read_json(study.need("preprocessing")):
@@ -25,10 +26,14 @@ def predict_study(run, study):
             f"run {name} was trained on another processed_data than {study.path('preprocessing').parent} holds now: "
             "train it again, or make the slices again with the settings in its recipe.json"
         )
-    seen = predict_slices(run, slices.load(study, "train", "validation")[0])
-    storage.write_npy(study.path("seen", run=name), (seen >= LESION_FROM).astype(np.uint8))
-    probabilities = predict_slices(run, slices.load(study, "test")[0])
+    images, masks = slices.arrays(study)
+    about, counted = slices.table(study)[["case", "patient", "slice"]], []
+    for side in ("train", "validation", "test"):
+        rows = slices.rows_of(study, side, split=run.recipe.split, fold=run.recipe.fold)
+        probabilities = predict_slices(run, images[rows])
+        counted.append(scores.with_counts(about.loc[rows].assign(side=side), masks[rows], probabilities >= LESION_FROM))
     storage.write_npy(study.path("prediction", run=name), probabilities)
+    storage.write_csv(study.path("counts", run=name), pd.concat(counted))
     return probabilities
 
 

@@ -27,6 +27,8 @@ class Recipe:
 
     run: str
     objective: str
+    split: str  # who is tested on: "slice" (the report's) or "patient", see `splits`
+    fold: int  # of a patient split: the fold that is tested on
     epochs: int
     preprocessing: dict  # what processed_data was made with: preprocessing.json
     base_filters: int
@@ -41,6 +43,9 @@ class Recipe:
     def __post_init__(self):
         if not re.fullmatch(r"\w[\w.-]*", self.run):
             raise ValueError(f"run {self.run!r} cannot be a folder's name: expected letters, digits, _ . and -")
+        last = self.preprocessing.get("patient_folds", 1) - 1 if self.split == "patient" else 0
+        if self.fold not in range(last + 1):
+            raise ValueError(f"no fold {self.fold!r} of the {self.split} split: there are folds 0 to {last}")
         for name in ("epochs", "base_filters", "depth", "batch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -51,19 +56,26 @@ class Recipe:
             raise ValueError(f"no precision {self.precision!r}: choose one of {', '.join(hardware.PRECISIONS)}")
 
 
-def make_recipe(study, objective, run="", epochs=None, **overrides):
+def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
     """Return the recipe of a run: the study's settings, with those arguments that are not None put over them.
 
-    `run` names the run's folder, by default as the objective. Raises ValueError for an unknown objective and for a
-    value that cannot be.
+    `run` names the run's folder: by default as the objective, and as the split where that is not the study's; a fold
+    but the first is added, as in dice_fold1. Raises ValueError for an unknown objective and for a value that cannot be.
+
+    Returns
+    -------
+    Recipe
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     settings = study.settings(**overrides)
-    names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
+    names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
+    usual = settings["split"] == study.settings()["split"]
+    run = run or (objective if usual else f"{objective}_{settings['split']}")
     return Recipe(
-        run=run or objective,
+        run=f"{run}_fold{fold}" if fold else run,
         objective=objective,
+        fold=fold,
         epochs=settings["epochs"][objective] if epochs is None else epochs,
         preprocessing=storage.read_json(study.need("preprocessing")),
         **{name: settings[name] for name in names},

@@ -56,13 +56,12 @@ def standardise(image, mean, std):
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
 
 
-def mean_and_std(grey, chosen):
-    """Return mean and standard deviation of grey slices (N, ...) uint8, those chosen (N,) bool.
+def mean_and_std(grey):
+    """Return mean and standard deviation of grey slices (N, ...) uint8.
 
     Exactly, from counts of the 256 grey levels, in the memory of a few slices; `grey` is a memory map.
     """
-    parts = storage.chunks(grey)
-    counts = sum(np.bincount(part[chosen[first : first + len(part)]].ravel(), minlength=256) for first, part in parts)
+    counts = sum(np.bincount(part.ravel(), minlength=256) for _, part in storage.chunks(grey))
     levels = np.arange(256)
     mean = float((counts * levels).sum() / counts.sum())
     return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))

@@ -1,33 +1,41 @@
-"""What a predicted mask is worth, in NumPy alone, and the tables of it.
+"""What a predicted mask is worth, and the tables of it.
 
-Scores are pooled: pixels of all slices are counted together. A mask is compared as yes or no. Where both masks
-are empty they agree, and every score is 1; precise formulas stand at each function.
+A mask is compared as yes or no, and all that scores need of two masks is four counts of pixels: lesion that is marked
+(TP), healthy that is marked (FP), lesion that is not (FN), healthy that is not (TN). predictions/<run>.csv holds them
+slice by slice; every table adds them up. Where both masks are empty they agree, and every score is 1.
 """
 
 import numpy as np
 import pandas as pd
 
 from covseg_lib import slices, storage
-from covseg_lib.study import LESION_FROM
 
-REPORT = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
-    metric: dict(zip(("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test"), numbers, strict=True))
-    for metric, numbers in {
-        "accuracy": (100, 101, 18, 1883, 0.9971, 0.9948),
-        "iou": (100, 97, 17, 1780, 0.9233, 0.8742),
-        "dice": (250, 100, 17, 4333, 0.9198, 0.8603),
-    }.items()
-}
+COUNTS = ["tp", "fp", "fn", "tn"]
+BASELINES = ("(grey band)", "(usual place)", "(empty mask)")
+THRESHOLDS = tuple(number / 20 for number in range(1, 20))
+BASELINES_FILE = "(baselines)"  # no run can be called so
 
 
 def counts(true, pred):
-    """Return TP, FP, FN, TN: how many pixels of two masks of any one shape agree and differ."""
+    """Return TP, FP, FN, TN of masks of any one shape, (4,) int; of stacks (n, ..., 1) use `counts_by_slice`."""
     true, pred = np.asarray(true) > 0, np.asarray(pred) > 0
     if true.shape != pred.shape:
         raise ValueError(f"the true mask is {true.shape} and the predicted one {pred.shape}: expected one shape")
-    both = np.count_nonzero(true & pred)
-    false_alarms, missed = np.count_nonzero(pred) - both, np.count_nonzero(true) - both
-    return both, false_alarms, missed, true.size - both - false_alarms - missed
+    return counts_by_slice(true.reshape(1, -1), pred.reshape(1, -1))[0]
+
+
+def counts_by_slice(true, pred):
+    """Return TP, FP, FN, TN of each of n masks (n, ...), in the order of `COUNTS`: (n, 4) int."""
+    true, pred = (np.asarray(masks).reshape(len(masks), -1) > 0 for masks in (true, pred))
+    both = (true & pred).sum(axis=1)
+    false_alarms, missed = pred.sum(axis=1) - both, true.sum(axis=1) - both
+    return np.stack([both, false_alarms, missed, true.shape[1] - both - false_alarms - missed], axis=1)
+
+
+def with_counts(table, true, pred):
+    """Return a table of n slices with the counts of their masks (n, ...) added; `pred` may be one for all, (1, ...)."""
+    found = counts_by_slice(true, np.broadcast_to(pred, np.shape(true)))
+    return table.assign(**dict(zip(COUNTS, found.T, strict=True)))
 
 
 def accuracy(true, pred):
@@ -36,8 +44,7 @@ def accuracy(true, pred):
     >>> accuracy([1, 1, 0, 0], [1, 0, 0, 0])
     0.75
     """
-    tp, fp, fn, tn = counts(true, pred)
-    return _ratio(tp + tn, tp + fp + fn + tn)
+    return _of("accuracy", true, pred)
 
 
 def iou(true, pred):
@@ -46,8 +53,7 @@ def iou(true, pred):
     >>> iou([1, 1, 0, 0], [1, 0, 0, 0])
     0.5
     """
-    tp, fp, fn, _ = counts(true, pred)
-    return _ratio(tp, tp + fp + fn)
+    return _of("iou", true, pred)
 
 
 def mean_iou(true, pred):
@@ -56,7 +62,7 @@ def mean_iou(true, pred):
     >>> mean_iou([1, 1, 0, 0], [1, 0, 0, 0])
     0.5833333333333333
     """
-    return (iou(true, pred) + iou(~(np.asarray(true) > 0), ~(np.asarray(pred) > 0))) / 2
+    return _of("mean_iou", true, pred)
 
 
 def dice(true, pred):
@@ -65,8 +71,7 @@ def dice(true, pred):
     >>> dice([1, 1, 0, 0], [1, 0, 0, 0])
     0.6666666666666666
     """
-    tp, fp, fn, _ = counts(true, pred)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+    return _of("dice", true, pred)
 
 
 def precision(true, pred):
@@ -75,8 +80,7 @@ def precision(true, pred):
     >>> precision([1, 1, 0, 0], [1, 0, 0, 0])
     1.0
     """
-    tp, fp, fn, _ = counts(true, pred)
-    return _ratio(tp, tp + fp, empty=float(fn == 0))
+    return _of("precision", true, pred)
 
 
 def recall(true, pred):
@@ -85,8 +89,7 @@ def recall(true, pred):
     >>> recall([1, 1, 0, 0], [1, 0, 0, 0])
     0.5
     """
-    tp, fp, fn, _ = counts(true, pred)
-    return _ratio(tp, tp + fn, empty=float(fp == 0))
+    return _of("recall", true, pred)
 
 
 def specificity(true, pred):
@@ -95,90 +98,121 @@ def specificity(true, pred):
     >>> specificity([1, 1, 0, 0], [1, 0, 1, 0])
     0.5
     """
-    _, fp, _, tn = counts(true, pred)
-    return _ratio(tn, tn + fp)
+    return _of("specificity", true, pred)
 
 
 SCORES = {function.__name__: function for function in (accuracy, iou, mean_iou, dice, precision, recall, specificity)}
 
 
-def table(study):
-    """Score every predicted run, and what scores without a network, on the test slices.
+def of_counts(name, tp, fp, fn, tn):
+    """Return the score called `name` of counts of pixels: arrays of any one shape, or numbers; floats of that shape."""
+    formulas = {  # part, whole, and what the score is where the whole is 0
+        "accuracy": lambda: (tp + tn, tp + fp + fn + tn, 1.0),
+        "iou": lambda: (tp, tp + fp + fn, 1.0),
+        "dice": lambda: (2 * tp, 2 * tp + fp + fn, 1.0),
+        "precision": lambda: (tp, tp + fp, np.equal(fn, 0)),
+        "recall": lambda: (tp, tp + fn, np.equal(fp, 0)),
+        "specificity": lambda: (tn, tn + fp, 1.0),
+    }
+    if name == "mean_iou":
+        return (of_counts("iou", tp, fp, fn, tn) + of_counts("iou", tn, fn, fp, tp)) / 2
+    part, whole, empty = formulas[name]()
+    return np.where(whole > 0, part / np.maximum(whole, 1), empty)
+
+
+def of_table(counted, names=tuple(SCORES)):
+    """Return the scores of each row of a table with the columns `COUNTS`: DataFrame with the same index."""
+    columns = [counted[name] for name in COUNTS]
+    return pd.DataFrame({name: of_counts(name, *columns) for name in names}, index=counted.index)
+
+
+def counted(study, side="test"):
+    """Return the counts of every predicted run and baseline on the slices of one side, slice by slice.
+
+    Runs that differ in nothing but the fold are one model. Of each split those folds are taken that all its models
+    have, so that all are scored on the same slices.
 
     Returns
     -------
-    DataFrame, a row a run and three baselines (the band of grey levels that fits the training slices best; the places
-    where their lesions lie most often; the empty mask), columns as `SCORES`
+    DataFrame, one row a model and slice: split, model, fold, side, case, patient, slice, and `COUNTS`
     """
-    images, masks = slices.load(study, "test")
-    predicted = {run: _predicted(study, run) for run in predicted_runs(study)}
-    seen_images, seen_masks = slices.load(study, "train")
-    low, high = best_band(seen_images, seen_masks)
-    predicted["(grey band)"] = (images >= low) & (images <= high)
-    predicted["(usual place)"] = np.broadcast_to(usual_place(seen_masks), masks.shape)
-    predicted["(empty mask)"] = np.zeros_like(masks)
-    rows = {name: {score: of(masks, mask) for score, of in SCORES.items()} for name, mask in predicted.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-
-
-def table_2_1(study):
-    """Return the report's Table 2.1 for our runs: each under the metric that it was compiled with.
-
-    Returns
-    -------
-    DataFrame, a row a run: epochs, times in seconds, `seen` (score on training and validation slices together)
-    and `test`, as fractions; each beside the report's own number, `report_...`
-    """
-    seen_masks, test_masks = slices.load(study, "train", "validation")[1], slices.load(study, "test")[1]
-    rows = {}
+    tables = []
     for run in predicted_runs(study):
         recipe = storage.read_json(study.need("recipe", run=run))
-        of, theirs = SCORES[recipe["objective"]], REPORT[recipe["objective"]]
-        ours = storage.read_json(study.need("timing", run=run)) | {
-            "epochs": recipe["epochs"],
-            "seen": of(seen_masks, np.load(study.need("seen", run=run))),
-            "test": of(test_masks, _predicted(study, run)),
-        }
-        pairs = [((name, ours[name]), (f"report_{name}", theirs[name])) for name in theirs]
-        rows[run] = {"metric": recipe["objective"], **dict(pair for both in pairs for pair in both)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+        about = {"model": model_of(run, recipe), "split": recipe["split"], "fold": recipe["fold"]}
+        tables.append(_read(study, run).assign(**about))
+    if not tables:
+        raise FileNotFoundError(f"no predictions in {study.path('predictions')}: run notebook 06 first")
+    runs = pd.concat(tables)
+    folds = runs.groupby("split")[["model", "fold"]].apply(_common_folds)
+    everything = pd.concat([runs, _read(study, BASELINES_FILE)])
+    kept = [fold in folds[split] for split, fold in zip(everything["split"], everything["fold"], strict=True)]
+    return everything[np.array(kept) & (everything["side"] == side)].reset_index(drop=True)
+
+
+def table(study):
+    """Score every model and, on the same slices, what scores without a network.
+
+    Returns
+    -------
+    DataFrame, index (split, model), in the order of `Study.runs` and the baselines last: `SCORES`, all pixels of all
+    test slices counted together; Dice averaged over cases and over slices as well (a slice without lesion where none
+    is marked counts as 1); and how many slices, patients and folds these are
+    """
+    found = counted(study)
+    groups = found.groupby(["split", "model"], sort=False)
+    means = {f"dice_by_{unit}": _mean_dice(found, unit) for unit in ("case", "slice")}
+    sizes = {"slices": groups.size(), "patients": groups["patient"].nunique(), "folds": groups["fold"].nunique()}
+    return of_table(groups[COUNTS].sum()).assign(**means, **sizes)
+
+
+def by_case(study):
+    """Return the scores of every model and case, all its test slices together; index (split, model, case)."""
+    return of_table(counted(study).groupby(["split", "model", "case"], sort=False)[COUNTS].sum())
 
 
 def predicted_runs(study):
     """Return the names of the runs that notebook 06 has predicted, in the order of `Study.runs`."""
-    return [run for run in study.runs() if study.path("prediction", run=run).exists()]
+    return [run for run in study.runs() if study.path("counts", run=run).exists()]
 
 
-def usual_place(masks):
-    """Return which pixels (size, size, 1) bool are most often lesion in masks (n, size, size, 1).
+def model_of(run, recipe):
+    """Return the name under which the folds of a model, each a run, are scored together.
 
-    It is their mean, cut where the Dice on these masks is highest: the same in every slice, whatever the slice shows.
+    >>> model_of("dice_patient_fold2", {"fold": 2})
+    'dice_patient'
     """
-    share = masks.mean(axis=0)
-    levels = np.sort(share, axis=None)[::-1]
-    found = levels.cumsum()  # in a slice, if the pixels down to each level are marked
-    dice_of_level = 2 * found / (np.arange(1, len(found) + 1) + found[-1])
-    return (share >= levels[dice_of_level.argmax()]) & (share > 0)
+    return run.removesuffix(f"_fold{recipe['fold']}")
 
 
-def best_band(images, masks, bins=100):
-    """Return the grey levels (low, high) between which lies what is likest the lesions: the plainest baseline.
+def by_threshold(study, thresholds=THRESHOLDS):
+    """Return the Dice of every model's test slices, pooled, where a pixel counts as lesion from some probabilities on.
 
-    Of all bands between two of `bins` + 1 levels it is the one with the highest Dice on these slices.
+    DataFrame, a column (split, model) each, a row a threshold.
     """
-    levels = np.linspace(images.min(), images.max(), bins + 1)
-    lesion = np.concatenate([[0], np.histogram(images[masks > 0], levels)[0].cumsum()])
-    total = np.concatenate([[0], np.histogram(images, levels)[0].cumsum()])
-    found, marked = lesion[None] - lesion[:, None], total[None] - total[:, None]  # (low, high)
-    scores = np.where(marked > 0, 2 * found / np.maximum(marked + lesion[-1], 1), 0)
-    low, high = np.unravel_index(scores.argmax(), scores.shape)
-    return float(levels[low]), float(levels[high])
+    masks, found = slices.arrays(study, ["masks"])[0], {}
+    for run in predicted_runs(study):
+        recipe = storage.read_json(study.need("recipe", run=run))
+        truth = masks[slices.rows_of(study, "test", split=recipe["split"], fold=recipe["fold"])]
+        probabilities = np.load(study.need("prediction", run=run))
+        counted_at = np.array([counts(truth, probabilities >= threshold) for threshold in thresholds])
+        key = recipe["split"], model_of(run, recipe)
+        found[key] = found.get(key, 0) + counted_at
+    return pd.DataFrame({key: of_counts("dice", *table.T) for key, table in found.items()}, index=thresholds)
 
 
-def _predicted(study, run):
-    """Return the masks that a run predicts for the test slices."""
-    return np.load(study.need("prediction", run=run)) >= LESION_FROM
+def _of(name, true, pred):
+    return float(of_counts(name, *counts(true, pred)))
 
 
-def _ratio(part, whole, empty=1.0):
-    return float(part / whole) if whole else empty
+def _read(study, run):
+    return pd.read_csv(study.need("counts", run=run), dtype={"case": str, "patient": str})
+
+
+def _common_folds(rows):
+    return set.intersection(*(set(folds) for _, folds in rows.groupby("model")["fold"]))
+
+
+def _mean_dice(found, unit):
+    by_unit = found.groupby(["split", "model", "case", *(["slice"] if unit == "slice" else [])], sort=False)[COUNTS]
+    return of_table(by_unit.sum(), ["dice"])["dice"].groupby(["split", "model"], sort=False).mean()

@@ -1,7 +1,8 @@
 """One case's slices in a file: Listing 2.1 of the report, put right.
 
-sliced_data/<case>.npz holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, the scan's NIfTI header
-as bytes, which is enough to write a mask back into its space, and what the slices were made from.
+sliced_data/<case>.npz holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1}, lungs alike where there
+is a lung mask, the scan's NIfTI header as bytes, which is enough to write a mask back into its space, and what the
+slices were made from.
 """
 
 import hashlib
@@ -27,20 +28,24 @@ def make(case, path, window_hu, step):
         "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
         "height": images.shape[1],
         "width": images.shape[2],
+        "mm": [float(mm) for mm in volumes.upright_zooms(pair.header)],
         "image": str(case.image.absolute()),
         "mask": str(case.mask.absolute()),
-        "made_from": made_from(case.image, case.mask, window_hu, step),
+        "lungs": str(case.lungs.absolute()) if case.lungs else "",
+        "made_from": made_from(case.image, case.mask, case.lungs, window_hu, step),
     }
     header = np.frombuffer(pair.header.binaryblock, np.uint8)
     with storage.atomic(path) as temporary:
-        np.savez(temporary, images=images, masks=pair.mask, header=header, about=json.dumps(about))
+        arrays = {"images": images, "masks": pair.mask} | ({} if pair.lungs is None else {"lungs": pair.lungs})
+        np.savez(temporary, **arrays, header=header, about=json.dumps(about))
     return ""
 
 
 def about(path):
     """Return what a file says of its case, and a checksum of its pixels."""
     with storage.open_npz(path) as sliced:
-        checksum = "-".join(f"{sliced.zip.getinfo(name).CRC:08x}" for name in ("images.npy", "masks.npy"))
+        arrays = [name for name in sliced.zip.NameToInfo if name in ("images.npy", "masks.npy", "lungs.npy")]
+        checksum = "-".join(f"{sliced.zip.getinfo(name).CRC:08x}" for name in arrays)
         return {"pixels": checksum} | json.loads(str(sliced["about"]))
 
 
@@ -48,10 +53,11 @@ def is_current(path, case, window_hu, step):
     """Tell whether a file holds a case sliced from the same files, as they are now, with the same settings."""
     if not (path.exists() and case.image.exists() and case.mask.exists()):
         return False
-    return about(path)["made_from"] == made_from(case.image, case.mask, window_hu, step)
+    return about(path)["made_from"] == made_from(case.image, case.mask, case.lungs, window_hu, step)
 
 
-def made_from(image, mask, window_hu, step):
-    """Return a short text that changes when two files (by size and time of change) or the settings do."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (image, mask)]
+def made_from(image, mask, lungs, window_hu, step):
+    """Return a short text that changes when the files (by size and time of change) or the settings do."""
+    there = [path for path in (image, mask, lungs) if path and path.exists()]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in there]
     return hashlib.sha256(json.dumps([files, list(window_hu), step]).encode()).hexdigest()[:16]

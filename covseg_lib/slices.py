@@ -96,53 +96,61 @@ def _move_in(cases, staging, study):
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def build(study, size=256, split="slice", seed=0):
-    """Make processed_data of all sliced cases: resized, standardised and split.
+def build(study, size=256, folds=5, seed=0):
+    """Make processed_data of all sliced cases: resized, standardised and split both ways.
 
-    images.npy (N, size, size, 1) float32, masks.npy (N, size, size, 1) uint8 in {0, 1}, slices.csv with one row
-    a slice, and preprocessing.json, written last. Grey levels are rounded to whole numbers, as in Listing 2.2,
-    before they are standardised; mean and standard deviation are those of the training slices. What is there
-    already, made from the same slices with the same settings, is left as it is; after an interruption it goes on.
+    images.npy (N, size, size, 1) float32, masks.npy (N, size, size, 1) uint8 in {0, 1}, lungs.npy alike where every
+    case has a lung mask, slices.csv with one row a slice, and preprocessing.json, written last. Grey levels are
+    rounded to whole numbers, as in Listing 2.2, before they are standardised. Mean and standard deviation are those of
+    all slices, since every slice trains in some fold: two numbers, without a label in them. What is there already,
+    made from the same slices with the same settings, is left as it is; after an interruption it goes on.
 
     Returns
     -------
-    DataFrame, one row a slice: case, patient, slice, lesion_pixels, split
+    DataFrame, one row a slice: case, patient, slice, lesion_pixels; slice_split, its side in the report's split; and
+    patient_fold, the fold of its patient, -1 where there are too few patients for `splits.patient_folds`
     """
     cases = _cases(study)
     _refuse_changed(cases, study.settings())
-    wanted = {"size": size, "split": split, "seed": seed, "slices": int(cases["slices"].sum())}
+    wanted = {"size": size, "folds": folds, "seed": seed, "slices": int(cases["slices"].sum())}
     wanted |= {name: study.settings()[name] for name in ("window_hu", "step")} | {"pixels_sha256": _pixels(cases)}
     if study.path("preprocessing").exists():
         if wanted.items() <= storage.read_json(study.path("preprocessing")).items():
             storage.remove_parts(study.path("images").parent)
             return table(study)
         study.path("preprocessing").unlink()
-    grey, masks = stacks.resize_all(study, cases, size, wanted["pixels_sha256"])
-    listed = _list(cases, masks)
-    listed["split"] = splits.split(listed, split, seed)
-    mean, std = resizing.mean_and_std(grey, (listed["split"] == "train").to_numpy())
-    stacks.standardise_all(study, grey, mean, std)
+    arrays = stacks.resize_all(study, cases, size, wanted["pixels_sha256"])
+    listed = splits.add_to(_list(cases, arrays["masks"]), folds, seed)
+    mean, std = resizing.mean_and_std(arrays["grey"])
+    stacks.standardise_all(study, arrays["grey"], mean, std)
     storage.write_csv(study.path("slices"), listed)
-    storage.put_in_place(storage.part_of(study.path("masks")), study.path("masks"))
-    about = wanted | {"mean": mean, "std": std, "slices_sha256": _sha256(study.path("slices"))}
+    study.path("lungs").unlink(missing_ok=True)
+    for name in arrays.keys() - {"grey"}:
+        storage.put_in_place(storage.part_of(study.path(name)), study.path(name))
+    about = wanted | {"patient_folds": int(listed["patient_fold"].max()) + 1, "mean": mean, "std": std}
+    about |= {"slices_sha256": _sha256(study.path("slices"))}
     storage.write_json(study.path("preprocessing"), about)
     storage.remove_parts(study.path("images").parent)
     return table(study)
 
 
-def load(study, *names):
-    """Return images (n, size, size, 1) float32 and masks (n, size, size, 1) uint8 of the splits so called."""
-    return tuple(array[rows_of(study, *names)] for array in arrays(study))
+def load(study, *names, split=None, fold=0):
+    """Return images (n, size, size, 1) float32 and masks (n, size, size, 1) uint8 of the sides so called."""
+    rows = rows_of(study, *names, split=split, fold=fold)
+    return tuple(array[rows] for array in arrays(study))
 
 
-def rows_of(study, *names):
-    """Return the rows (n,) of processed_data that are in the splits so called."""
-    return np.flatnonzero(table(study)["split"].isin(names))
+def rows_of(study, *names, split=None, fold=0):
+    """Return the rows (n,) of processed_data that are on the sides so called, as "train", "validation", "test".
+
+    `split` is "slice" or "patient", by default the study's; `fold` the fold that is tested on.
+    """
+    return np.flatnonzero(np.isin(splits.sides(table(study), split or study.settings()["split"], fold), names))
 
 
-def arrays(study):
+def arrays(study, names=("images", "masks")):
     """Return images.npy and masks.npy as memory maps; on Colab of copies on the runtime's disk, not of Drive."""
-    return tuple(np.load(colab.on_runtime(study.need(name)), mmap_mode="r") for name in ("images", "masks"))
+    return tuple(np.load(colab.on_runtime(study.need(name)), mmap_mode="r") for name in names)
 
 
 def table(study):
@@ -168,7 +176,7 @@ def _list(cases, masks):
 
 def _cases(study):
     """Return cases.csv, which notebook 01 writes last."""
-    return pd.read_csv(study.need("cases"), dtype={"case": str, "patient": str})
+    return pd.read_csv(study.need("cases"), dtype={"case": str, "patient": str}).fillna({"lungs": ""})
 
 
 def _pixels(cases):
@@ -179,9 +187,9 @@ def _pixels(cases):
 def _refuse_changed(cases, settings):
     """Raise ValueError if a file was changed since it was sliced (one that is not there any more was not)."""
     for row in cases.itertuples():
-        image, mask = Path(row.image), Path(row.mask)
+        image, mask, lungs = Path(row.image), Path(row.mask), Path(row.lungs) if row.lungs else None
         if image.exists() and mask.exists():
-            now = sliced.made_from(image, mask, settings["window_hu"], settings["step"])
+            now = sliced.made_from(image, mask, lungs, settings["window_hu"], settings["step"])
             if now != row.made_from:
                 raise ValueError(f"{row.case} or the settings changed since it was sliced: run notebook 01 again")
 

@@ -41,49 +41,117 @@ def slice_split(n, seed=0):
     return _named(n, validation, test)
 
 
-def patient_split(patients, seed=0, has_lesion=None):
-    """Split whole patients: no patient is on two sides, so the scores are those of a new patient.
-
-    About a fifth of the slices for testing and a fifth of the rest for validation, as nearly as whole patients
-    allow; where `has_lesion` is given, every side has slices with lesions.
+def patient_folds(patients, seed=0, has_lesion=None, folds=5):
+    """Deal whole patients into folds for cross-validation: each fold is tested on once, by a network without it.
 
     Parameters
     ----------
     patients : (n,) sequence of str
-        The patient of each slice, three different ones at least.
+        The patient of each slice.
     seed : int
     has_lesion : (n,) sequence of bool, optional
+        Every fold gets slices with lesions.
+    folds : int
+        3 or more; fewer are made where there are fewer patients with lesions.
+
+    Returns
+    -------
+    (n,) int array, the fold of each slice, from 0 on
+
+    Raises
+    ------
+    ValueError
+        Fewer than three patients with lesions: train, validation and test each need one.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    patients = np.asarray(patients)
+    lesions = np.ones(len(patients), bool) if has_lesion is None else np.asarray(has_lesion, bool)
+    ill = np.isin(patients, patients[lesions])
+    count = min(folds, len(np.unique(patients[ill])))
+    if count < 3:
+        raise ValueError(
+            f"a patient split needs three patients with lesions at least, found {len(np.unique(patients[ill]))}: add "
+            'volumes of other patients, or use SPLIT = "slice" and read what it means'
+        )
+    fold = np.empty(len(patients), int)
+    dealer = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for number, (_, dealt) in enumerate(dealer.split(patients, ill, patients)):
+        fold[dealt] = number
+    return fold
+
+
+def sides_of_fold(folds, fold=0):
+    """Return who is on which side when one fold is tested on: the next fold validates, all others train.
+
+    Parameters
+    ----------
+    folds : (n,) int array, as `patient_folds` gives it
+    fold : int
 
     Returns
     -------
     (n,) array of str, each "train", "validation" or "test"
 
-    Raises
-    ------
-    ValueError
-        Fewer than three patients, or than three with lesions.
+    Examples
+    --------
+    >>> sides_of_fold([0, 0, 1, 2, 3], fold=3).tolist()
+    ['validation', 'validation', 'train', 'train', 'test']
     """
-    patients = np.asarray(patients)
-    lesions = np.ones(len(patients), bool) if has_lesion is None else np.asarray(has_lesion, bool)
-    if len(np.unique(patients)) < 3:
-        raise ValueError(
-            f"a patient split needs three patients at least, found {len(np.unique(patients))}: "
-            'add volumes of other patients, or use SPLIT = "slice" and read what it means'
-        )
-    if len(np.unique(patients[lesions])) < 3:
-        raise ValueError("fewer than three patients have lesions: train, validation and test each need one")
-    rest, test = _hold_out(np.arange(len(patients)), patients, lesions, seed, leave=2)
-    _, validation = _hold_out(rest, patients, lesions, seed, leave=1)
-    return _named(len(patients), validation, test)
+    folds = np.asarray(folds)
+    count = folds.max() + 1
+    if not 0 <= fold < count:
+        raise ValueError(f"no fold {fold}: there are folds 0 to {count - 1}")
+    return _named(len(folds), folds == (fold + 1) % count, folds == fold)
 
 
-def split(table, protocol, seed=0):
-    """Split a table of slices (columns patient, lesion_pixels) by "slice" or "patient"; ValueError for another."""
-    if protocol == "slice":
-        return slice_split(len(table), seed)
-    if protocol == "patient":
-        return patient_split(table["patient"], seed, table["lesion_pixels"] > 0)
-    raise ValueError(f'no split {protocol!r}: expected "slice" (the report\'s) or "patient"')
+def patient_split(patients, seed=0, has_lesion=None):
+    """Split whole patients: no patient is on two sides, so the scores are those of a new patient.
+
+    About a fifth of the patients for testing and a fifth for validation: fold 0 of `patient_folds`, which says more.
+
+    Returns
+    -------
+    (n,) array of str, each "train", "validation" or "test"
+    """
+    return sides_of_fold(patient_folds(patients, seed, has_lesion))
+
+
+def add_to(table, folds=5, seed=0):
+    """Return a table of slices (columns patient, lesion_pixels) with both splits in it: slice_split, patient_fold.
+
+    Where there are too few patients to split them, patient_fold is -1.
+    """
+    if folds < 3:
+        raise ValueError(f"FOLDS is {folds}: expected 3 or more, for train, validation and test each need one")
+    try:
+        fold = patient_folds(table["patient"], seed, table["lesion_pixels"] > 0, folds)
+    except ValueError:
+        fold = -1
+    return table.assign(slice_split=slice_split(len(table), seed), patient_fold=fold)
+
+
+def all_sides(table):
+    """Return the sides of the splits that a table of slices can have: {"slice": (n,) str, "patient": the same}."""
+    possible = ["slice", "patient"] if (table["patient_fold"] >= 0).all() else ["slice"]
+    return {split: sides(table, split) for split in possible}
+
+
+def sides(table, split, fold=0):
+    """Return the side of each slice in a table as slices.csv, (n,) array of str.
+
+    `split` is "slice" (then there is fold 0 only) or "patient"; ValueError for another, and for a fold that is not
+    there.
+    """
+    if split == "patient" and (table["patient_fold"] >= 0).all():
+        return sides_of_fold(table["patient_fold"], fold)
+    if split == "patient":
+        patient_folds(table["patient"], has_lesion=table["lesion_pixels"] > 0)  # says why there are none
+    if split != "slice":
+        raise ValueError(f'no split {split!r}: expected "slice" (the report\'s) or "patient"')
+    if fold:
+        raise ValueError(f'no fold {fold}: the split "slice" has none but 0')
+    return table["slice_split"].to_numpy(str)
 
 
 def _draw(rows, count, seed):
@@ -93,21 +161,6 @@ def _draw(rows, count, seed):
     """
     shuffled = rows[np.random.RandomState(seed).permutation(len(rows))]
     return shuffled[count:], shuffled[:count]
-
-
-def _hold_out(rows, patients, lesions, seed, leave):
-    """Return `rows` without a fifth of them, and that fifth: whole patients, with lesions in it.
-
-    At least `leave` patients with lesions stay among the others.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = StratifiedGroupKFold(min(5, len(np.unique(patients[rows]))), shuffle=True, random_state=seed)
-    for kept, held_out in folds.split(rows, lesions[rows], patients[rows]):
-        left = np.unique(patients[rows[kept]][lesions[rows[kept]]])
-        if lesions[rows[held_out]].any() and len(left) >= leave:
-            return rows[kept], rows[held_out]
-    raise ValueError("no split into whole patients gives every side lesions: try another seed, or add patients")
 
 
 def _named(n, validation, test):

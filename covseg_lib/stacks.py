@@ -1,5 +1,7 @@
 """All slices of a study as arrays on disk, larger than memory if need be: resized, then standardised."""
 
+import threading
+
 import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
@@ -8,26 +10,34 @@ from covseg_lib import parallel, resizing, storage
 
 
 def resize_all(study, cases, size, key):
-    """Return grey levels and masks of all slices, as memory maps of files that outlive an interruption."""
-    mask_file = storage.part_of(study.path("masks"))
-    grey_file, progress = mask_file.with_name(".part-grey.npy"), mask_file.with_name(".part-progress.json")
+    """Return all slices resized, {"grey", "masks", "lungs": (N, size, size, 1) uint8}, as memory maps.
+
+    Their files outlive an interruption. Without "lungs" where a case has no lung mask.
+    """
+    names = ["grey", "masks", "lungs"] if cases["lungs"].all() else ["grey", "masks"]
+    files = {name: storage.part_of(study.path("masks")).with_name(f".part-{name}.npy") for name in names}
+    progress = files["grey"].with_name(".part-progress.json")
     state = storage.read_json(progress) if progress.exists() else {}
-    done = state.get("done", 0) if state.get("key") == [key, size] and mask_file.exists() else 0
+    known = state.get("key") == [key, size] and all(file.exists() for file in files.values())
+    done = state.get("done", 0) if known else 0
     if done:
-        grey, masks = open_memmap(grey_file, "r+"), open_memmap(mask_file, "r+")
+        arrays = {name: open_memmap(file, "r+") for name, file in files.items()}
     else:
         progress.unlink(missing_ok=True)
         shape = (int(cases["slices"].sum()), size, size, 1)
-        grey, masks = (storage.create_npy(file, np.uint8, shape) for file in (grey_file, mask_file))
-    ends = cases["slices"].cumsum()
+        arrays = {name: storage.create_npy(file, np.uint8, shape) for name, file in files.items()}
+    ends, one_reads = cases["slices"].cumsum(), threading.Lock()  # NumPy parses headers by ast: not for two threads
 
     def resize_case(number):
-        with storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as arrays:
-            pairs = zip(arrays["images"], arrays["masks"], strict=True)
-        for row, (image, mask) in enumerate(pairs, start=ends[number] - cases["slices"][number]):
-            grey[row, ..., 0] = np.round(resizing.resize_image(image, (size, size)))
-            masks[row, ..., 0] = resizing.resize_mask(mask, (size, size))
-        for array in (grey, masks):
+        first = ends[number] - cases["slices"][number]
+        with one_reads, storage.open_npz(study.path("sliced_case", case=cases["case"][number])) as file:
+            case = {name: file[name] for name in ("images", *names[1:])}
+        for row, image in enumerate(case["images"], start=first):
+            arrays["grey"][row, ..., 0] = np.round(resizing.resize_image(image, (size, size)))
+        for name in names[1:]:
+            for row, mask in enumerate(case[name], start=first):
+                arrays[name][row, ..., 0] = resizing.resize_mask(mask, (size, size))
+        for array in arrays.values():
             array.flush()
             storage.release(array)
         return number + 1
@@ -35,7 +45,7 @@ def resize_all(study, cases, size, key):
     with parallel.executor() as pool:
         for count in tqdm(pool.map(resize_case, range(done, len(cases))), desc="resizing", total=len(cases) - done):
             storage.write_json(progress, {"key": [key, size], "done": count})
-    return grey, masks
+    return arrays
 
 
 def standardise_all(study, grey, mean, std):

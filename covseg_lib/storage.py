@@ -154,9 +154,11 @@ def read_json(path):
 
 
 def write_csv(path, table):
-    """Write a pandas DataFrame without its index, atomically."""
+    """Write a pandas DataFrame, atomically, and return it; its index, where it has a name, as first columns."""
+    flat = table.reset_index() if any(table.index.names) else table
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)
+        flat.to_csv(temporary, index=False)
+    return table
 
 
 def write_npy(path, array):
@@ -171,6 +173,14 @@ def open_npz(path):
 
 
 def write_figure(path, figure):
-    """Write a Matplotlib figure as an image, atomically."""
+    """Write a Matplotlib figure as an image, atomically, and return it."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100, bbox_inches="tight", facecolor="white")
+    return figure
+
+
+def write_bytes(path, data):
+    """Write bytes, atomically, and return them."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+    return data

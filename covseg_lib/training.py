@@ -85,7 +85,8 @@ def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
 def _epochs(model, recipe, study, shares, done):
     """Train a model epoch after epoch, after those `done`; yield each one's row of the history."""
     images, masks = slices.arrays(study)
-    train_rows, validation_rows = (slices.rows_of(study, name) for name in ("train", "validation"))
+    side = {"split": recipe.split, "fold": recipe.fold}
+    train_rows, validation_rows = (slices.rows_of(study, name, **side) for name in ("train", "validation"))
 
     def batches(rows, epoch):
         return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)

@@ -16,16 +16,18 @@ UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows fron
 
 @dataclass(frozen=True)
 class Pair:
-    """A CT volume and its lesion mask, both upright.
+    """A CT volume and its lesion mask, both upright, and where there is one its lung mask.
 
     image : (S, H, W) array in the file's own dtype, HU or grey levels
     mask : (S, H, W) array of uint8, 1 on lesions
     header : the scan's NIfTI header, which says where in space the voxels lie
+    lungs : (S, H, W) array of uint8, 1 in the lungs, or None
     """
 
     image: np.ndarray
     mask: np.ndarray
     header: nib.Nifti1Header
+    lungs: np.ndarray | None = None
 
 
 def read_pair(case, step=1):
@@ -44,7 +46,8 @@ def read_pair(case, step=1):
         wrong += [said, checks.misfit(header, other, what) if header and other else ""]
     if any(wrong):
         raise ValueError("; ".join(filter(None, wrong)))
-    return Pair(image, (masks[0][0] > 0).view(np.uint8), header)
+    mask, *lungs = ((array > 0).view(np.uint8) for array, _, _ in masks)
+    return Pair(image, mask, header, *lungs)
 
 
 def read_volume(path, step=1):
@@ -153,6 +156,11 @@ def write_mask(path, mask, like):
 def upright_shape(header):
     """Return (S, H, W) of the volume that a NIfTI header describes: slices, rows and columns of it upright."""
     return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
+def upright_zooms(header):
+    """Return the distance in mm from one slice to the next, one row and one column, of the volume upright."""
+    return tuple(header.get_zooms()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
 
 
 def counted_from_end(header):

@@ -45,7 +45,7 @@ def tiny_study(tiny_dataset, tmp_path):
     epochs = {"accuracy": 2, "iou": 2, "dice": 2}
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1, size=16, epochs=epochs, base_filters=2)
     slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-    slices.build(study, 16, "patient")
+    slices.build(study, 16)
     return study
 
 

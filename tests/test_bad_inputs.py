@@ -175,7 +175,7 @@ def test_a_file_that_changed_since_it_was_sliced(tiny_study, tiny_dataset):
     before = sorted((path.name, path.read_bytes()) for path in tiny_study.path("images").parent.iterdir())
     write_volume(_image(tiny_dataset), HU)
     with pytest.raises(ValueError, match="scan_1 or the settings changed since it was sliced: run notebook 01 again"):
-        slices.build(tiny_study, 16, "patient")
+        slices.build(tiny_study, 16)
     assert before == sorted((path.name, path.read_bytes()) for path in tiny_study.path("images").parent.iterdir())
 
 

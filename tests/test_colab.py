@@ -165,7 +165,7 @@ def test_slices_are_read_from_the_runtimes_disk_and_copied_once(tiny_study, tmp_
     copied = os.stat(images.filename)
     slices.arrays(study)
     assert os.stat(images.filename).st_ino == copied.st_ino
-    slices.build(study, 32, "patient")
+    slices.build(study, 32)
     assert slices.arrays(study)[0].shape[1] == 32
 
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
 from matplotlib import image as png
+from PIL import Image
 
-from covseg_lib import figures, storage
+from covseg_lib import charts, figures, scores, storage
 
 RNG = np.random.default_rng(0)
 IMAGES, MASKS = RNG.random((3, 16, 16)), RNG.random((3, 16, 16)) > 0.7
@@ -25,20 +26,40 @@ def test_overlays_show_prediction_left_and_truth_right(tmp_path):
 def test_curves_mark_the_kept_epoch(tmp_path):
     columns = ("dice", "loss", "val_dice", "val_loss")
     history = pd.DataFrame({"epoch": [1, 2, 3], **{name: [0.1, 0.2, 0.3] for name in columns}})
-    figure = figures.training_curves(history, "dice", "Dice")
+    figure = charts.training_curves(history, "dice", "Dice")
     assert [ax.get_ylabel() for ax in figure.axes] == ["Dice", "loss"]
     assert "kept: epoch 3" in [line.get_label() for line in figure.axes[0].lines]
     assert _drawn(figure, tmp_path)
 
 
+def test_errors_are_told_apart():
+    found, truth = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]])
+    layer = figures.errors(found[None], found[None], truth[None], ["a"]).axes[0].images[1].get_array()[0]
+    assert len({tuple(pixel) for pixel in layer}) == 4
+    assert layer[3, 3] == 0
+
+
+def test_a_scroll_is_a_png_of_all_slices(tmp_path):
+    (tmp_path / "scroll.png").write_bytes(figures.scroll(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]))
+    with Image.open(tmp_path / "scroll.png") as animation:
+        assert (animation.format, animation.n_frames) == ("PNG", 3)
+
+
 def test_the_others_draw(tmp_path):
-    table = pd.DataFrame({"patient": list("aab"), "split": ["train", "test", "validation"]})
-    scores = pd.DataFrame({"iou": [0.5, 0], "dice": [0.6, 0]}, index=["dice", "(empty mask)"])
+    table = pd.DataFrame({"patient": list("aab")})
+    keys = pd.MultiIndex.from_tuples([("slice", "dice"), ("slice", "(empty mask)")], names=["split", "model"])
+    marks = pd.DataFrame({name: [0.5, 0] for name in scores.SCORES}, index=keys)
+    sure = marks.assign(low=[0.4, np.nan], high=[0.6, np.nan], patients=3)
+    near = pd.DataFrame({"split": ["slice", "slice", "patient"], "mm": [1, 6, np.inf], "dice": [0.9, 0.8, 0.3]})
     for figure in (
         figures.gallery(IMAGES, np.zeros_like(MASKS), ["a", "b", "c"]),
         figures.resizing(IMAGES[0], MASKS[0], IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]),
-        figures.histograms(IMAGES, IMAGES - 0.5),
-        figures.split_bars(table),
-        figures.score_bars(scores),
+        figures.errors(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]),
+        charts.histograms(IMAGES, IMAGES - 0.5),
+        charts.split_bars(table, {"slice": np.array(["train", "test", "validation"])}),
+        charts.score_bars(marks),
+        charts.interval_bars(sure),
+        charts.thresholds(pd.DataFrame({("slice", "dice"): [0.5, 0.7, 0.6]}, index=[0.3, 0.5, 0.7])),
+        charts.leak(near),
     ):
         assert _drawn(figure, tmp_path)

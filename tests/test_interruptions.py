@@ -25,7 +25,7 @@ def steps(folder, root, scheduler=""):
     with parallel.executor(scheduler, workers=2) as pool:
         slices.slice_cases(cases, study, step=1, pool=pool, left_over=left_over)
         study.create("demo", source="folder", dataset=str(folder), step=1)
-    slices.build(study, 16, "patient")
+    slices.build(study, 16)
     return contents(root)
 
 
@@ -92,10 +92,10 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
     slices.slice_cases(dataset.find_cases(tiny_dataset), tiny_study, step=1)
     with pytest.raises(ValueError, match="run notebook 02 again"):
         slices.load(tiny_study, "train")
-    slices.build(tiny_study, 16, "patient")
+    slices.build(tiny_study, 16)
     assert {name for name, changed in times().items() if changed != before[name]} == {"scan_2", "images"}
     before = times()
-    slices.build(tiny_study, 16, "slice")
+    slices.build(tiny_study, 16, seed=1)
     assert {name for name, changed in times().items() if changed != before[name]} == {"images"}
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from covseg_lib import dataset, prediction, resizing, scores, slices, training, volumes
@@ -10,23 +11,25 @@ from covseg_lib import dataset, prediction, resizing, scores, slices, training, 
 def test_rows_are_the_test_rows(tiny_study, tiny_recipe):
     run = training.train(tiny_recipe, tiny_study)
     probabilities = prediction.predict_study(run, tiny_study)
-    images, _ = slices.load(tiny_study, "test")
+    images, masks = slices.load(tiny_study, "test")
     assert probabilities.shape == images.shape
     assert (np.load(tiny_study.path("prediction", run="dice")) == probabilities).all()
-    seen = np.load(tiny_study.path("seen", run="dice"))
-    assert (len(seen) + len(probabilities), seen.dtype) == (25, np.uint8)
+    counted = pd.read_csv(tiny_study.path("counts", run="dice"))
+    assert (len(counted), counted["case"].nunique()) == (25, 5)
+    of_test = counted.loc[counted["side"] == "test", scores.COUNTS]
+    assert (of_test == scores.counts_by_slice(masks, probabilities >= 0.5)).all(axis=None)
 
 
 def test_a_run_of_other_slices_is_refused(tiny_study, tiny_recipe):
     run = training.train(tiny_recipe, tiny_study)
-    slices.build(tiny_study, 16, "patient", seed=1)
+    slices.build(tiny_study, 16, seed=1)
     with pytest.raises(ValueError, match="trained on another processed_data"):
         prediction.predict_study(run, tiny_study)
 
 
 def test_a_volume_is_predicted_as_its_slices_are(tiny_study, tiny_recipe, tiny_dataset, tmp_path):
     run = training.train(tiny_recipe, tiny_study)
-    table = slices.table(tiny_study).query("split == 'test'").reset_index()
+    table = slices.table(tiny_study).loc[slices.rows_of(tiny_study, "test")].reset_index()
     case = dataset.find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
     mask, header = prediction.predict_volume(run, case.image)
     of_slices = prediction.predict_slices(run, slices.load(tiny_study, "test")[0])[table["case"] == case.name]

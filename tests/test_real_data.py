@@ -20,6 +20,6 @@ def test_the_reports_661_slices(tmp_path):
     assert (int(table["slices"].sum()), int(table["lesion_slices"].sum())) == (661, 255)
     assert set(table["height"]) == set(table["width"]) == {315}
     built = slices.build(study, 256)
-    assert built["split"].value_counts().to_dict() == {"train": 476, "validation": 119, "test": 66}
+    assert built["slice_split"].value_counts().to_dict() == {"train": 476, "validation": 119, "test": 66}
     images, masks = slices.load(study, "test")
     assert images.shape == masks.shape == (66, 256, 256, 1)

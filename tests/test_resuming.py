@@ -146,7 +146,7 @@ def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(tiny_study,
 def test_processed_data_made_again_in_between_is_refused(tiny_study, recipe):
     with pytest.raises(Cut):
         training.train(recipe, tiny_study, watchers=[_cut_after(2)])
-    slices.build(tiny_study, 32, "patient")
+    slices.build(tiny_study, 32)
     now = replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2, epochs=EPOCHS, batch_size=2)
     with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
         training.train(now, tiny_study)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from covseg_lib import prediction, scores, training
+from covseg_lib import scores
 
 TRUE, HALF, NONE = np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.zeros(4)
 
@@ -59,33 +59,19 @@ def test_masks_of_two_shapes_are_an_error():
         scores.dice(np.zeros(3), np.zeros(4))
 
 
-def test_the_best_band_finds_what_a_band_can_find():
-    images = np.array([0.0, 1, 2, 3, 4, 5])
-    low, high = scores.best_band(images, np.array([0, 0, 1, 1, 0, 0]))
-    assert ((images >= low) & (images <= high)).tolist() == [False, False, True, True, False, False]
+def test_scores_of_many_counts_are_those_of_each():
+    true, pred = np.random.default_rng(0).random((2, 6, 8, 8)) < 0.3
+    pred[0], true[1], true[2], pred[2] = False, False, False, False
+    counted = scores.counts_by_slice(true, pred)
+    for name, of in scores.SCORES.items():
+        assert scores.of_counts(name, *counted.T) == pytest.approx([of(a, b) for a, b in zip(true, pred, strict=True)])
 
 
-def test_the_usual_place_is_cut_where_its_dice_is_highest():
-    masks = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]).reshape(3, 2, 2, 1)  # shares 1, 2/3, 1/3, 0
-    assert scores.usual_place(masks).ravel().tolist() == [True, True, False, False]  # Dice 10/12; one 6/9, three 12/15
-    assert not scores.usual_place(np.zeros_like(masks)).any()
-
-
-def test_the_reports_iou_fits_the_mean_over_both_classes():
-    dice = scores.REPORT["dice"]["test"]
-    lesion = dice / (2 - dice)
-    assert lesion == pytest.approx(0.755, abs=1e-3)
-    assert (lesion + 0.995) / 2 == pytest.approx(scores.REPORT["iou"]["test"], abs=2e-3)
-
-
-def test_the_tables_hold_runs_baselines_and_the_report(tiny_study, tiny_recipe):
-    run = training.train(tiny_recipe, tiny_study)
-    assert len(scores.table(tiny_study)) == 3
-    prediction.predict_study(run, tiny_study)
-    table = scores.table(tiny_study)
-    assert list(table.index) == ["dice", "(grey band)", "(usual place)", "(empty mask)"]
-    assert list(table.columns) == list(scores.SCORES)
-    assert table.loc["(empty mask)", "dice"] == 0
-    row = scores.table_2_1(tiny_study).loc["dice"]
-    assert row["test"] == table.loc["dice", "dice"]
-    assert (row["epochs"], row["report_epochs"], row["report_test"]) == (2, 250, 0.8603)
+def test_one_voxel():
+    true, pred = np.zeros((2, 5, 5))
+    true[2, 2] = 1
+    assert (scores.dice(true, pred), scores.iou(true, pred), scores.accuracy(true, pred)) == (0, 0, 24 / 25)
+    pred[2, 2] = 1
+    assert (scores.dice(true, pred), scores.iou(true, pred), scores.accuracy(true, pred)) == (1, 1, 1)
+    pred[2, 3] = 1
+    assert (scores.dice(true, pred), scores.iou(true, pred), scores.precision(true, pred)) == (2 / 3, 1 / 2, 1 / 2)

@@ -1,5 +1,7 @@
+import nibabel as nib
 import numpy as np
 import pytest
+from conftest import write_volume
 
 from covseg_lib import dataset, slices, storage, volumes
 from covseg_lib.study import Study
@@ -27,21 +29,38 @@ def test_processed_data_has_the_designs_shapes_and_types(tiny_study):
     assert (masks.shape, masks.dtype) == ((25, 16, 16, 1), np.uint8)
     assert set(np.unique(masks)) == {0, 1}
     table = slices.table(tiny_study)
-    assert list(table.columns) == ["case", "patient", "slice", "lesion_pixels", "split"]
+    assert list(table.columns) == ["case", "patient", "slice", "lesion_pixels", "slice_split", "patient_fold"]
     assert (table["lesion_pixels"] == masks.sum(axis=(1, 2, 3))).all()
     assert table["slice"].tolist() == [0, 1, 2, 3, 4] * 5
 
 
-def test_training_slices_are_standardised(tiny_study):
-    train, _ = slices.load(tiny_study, "train")
-    assert train.mean() == pytest.approx(0, abs=1e-4)
-    assert train.std() == pytest.approx(1, abs=1e-4)
+def test_slices_are_standardised(tiny_study):
+    images, _ = slices.load(tiny_study, "train", "validation", "test")
+    assert images.mean() == pytest.approx(0, abs=1e-4)
+    assert images.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_lung_masks_come_along_where_every_case_has_one(tiny_dataset, tmp_path):
+    for file in sorted((tiny_dataset / "Infection_Mask").iterdir()):
+        mask = nib.load(file)
+        lungs = 2 * np.ones(mask.shape, np.uint8)
+        lungs[:10] = 0
+        write_volume(tiny_dataset / "Lung_Mask" / file.name, lungs, mask.affine)
+    study = Study(tmp_path / "study")
+    study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
+    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+    slices.build(study, 16)
+    assert slices.arrays(study, ["lungs"])[0].mean(axis=(0, 1, 3)).round().tolist() == [0] * 8 + [1] * 8
+    next((tiny_dataset / "Lung_Mask").iterdir()).unlink()
+    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+    slices.build(study, 16)
+    assert not study.path("lungs").exists()
 
 
 def test_building_twice_gives_the_same_bytes(tiny_study):
     names = ("images", "masks", "slices", "preprocessing")
     before = [tiny_study.path(name).read_bytes() for name in names]
-    slices.build(tiny_study, 16, "patient")
+    slices.build(tiny_study, 16)
     assert before == [tiny_study.path(name).read_bytes() for name in names]
 
 
@@ -50,8 +69,23 @@ def test_nothing_sliced_names_notebook_01(tmp_path):
         slices.build(Study(tmp_path))
 
 
-def test_an_unknown_split_lists_the_known_ones(tiny_study):
-    with pytest.raises(ValueError, match='expected "slice"'):
-        slices.build(tiny_study, 16, "random")
-    with pytest.raises(FileNotFoundError, match="run notebook 02 first"):
-        slices.table(tiny_study)
+@pytest.mark.parametrize(
+    ("split", "fold", "said"),
+    [("random", 0, 'expected "slice"'), ("patient", 5, "folds 0 to 4"), ("slice", 1, "none but 0")],
+)
+def test_a_split_or_fold_that_is_not_there(tiny_study, split, fold, said):
+    with pytest.raises(ValueError, match=said):
+        slices.load(tiny_study, "train", split=split, fold=fold)
+
+
+def test_two_folds_are_too_few(tiny_study):
+    with pytest.raises(ValueError, match="expected 3 or more"):
+        slices.build(tiny_study, 16, folds=2)
+
+
+def test_two_patients_can_be_split_by_slices_only(tiny_study, tiny_dataset):
+    slices.slice_cases(dataset.find_cases(tiny_dataset)[:2], tiny_study, step=1)
+    slices.build(tiny_study, 16)
+    assert len(slices.rows_of(tiny_study, "test", split="slice")) == 1
+    with pytest.raises(ValueError, match="needs three patients with lesions at least, found 2"):
+        slices.load(tiny_study, "test", split="patient")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from covseg_lib.splits import patient_split, slice_split
+from covseg_lib.splits import patient_folds, patient_split, sides_of_fold, slice_split
 
 
 def test_661_slices_are_the_reports_476_119_66():
@@ -45,8 +45,24 @@ def test_every_side_has_lesions(seed):
     assert all(lesion[split == side].any() for side in ("train", "validation", "test"))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_patient_is_tested_on_once_and_every_fold_has_lesions(seed):
+    of_slice, lesion = (
+        np.repeat(list("abcdefgh"), [60, 5, 9, 5, 20, 5, 5, 3]),
+        np.repeat([1, 0, 1, 1, 0, 1, 0, 1], [60, 5, 9, 5, 20, 5, 5, 3]),
+    )
+    folds = patient_folds(of_slice, seed, lesion)
+    tested = np.zeros(len(folds), int)
+    for fold in range(5):
+        sides = sides_of_fold(folds, fold)
+        tested += sides == "test"
+        assert all(lesion[sides == side].any() for side in ("train", "validation", "test"))
+        assert all(len(set(sides[of_slice == patient])) == 1 for patient in "abcdefgh")
+    assert (tested == 1).all()
+
+
 def test_too_few_patients_are_an_error():
     with pytest.raises(ValueError, match="found 2"):
         patient_split(["a", "b", "b"])
-    with pytest.raises(ValueError, match="fewer than three patients have lesions"):
+    with pytest.raises(ValueError, match="three patients with lesions at least, found 2"):
         patient_split(["a", "b", "c"], has_lesion=[1, 1, 0])

@@ -1,0 +1,38 @@
+"""What it is worth to a test slice that a neighbour of it was trained on: the leak of a split by slices."""
+
+import numpy as np
+import pandas as pd
+
+from covseg_lib import scores, sliced, slices
+
+
+def by_distance(study):
+    """Return the Dice of every test slice with a lesion and how far it is from the nearest slice trained on.
+
+    Returns
+    -------
+    DataFrame, one row a model and slice: split, model, fold, case, slice, mm (see `mm_to_training`), dice
+    """
+    found = scores.counted(study)
+    found = found[~found["model"].isin(scores.BASELINES) & (found["tp"] + found["fn"] > 0)]
+    listed = slices.table(study)[["case", "slice"]]
+    keys = found[["split", "fold"]].drop_duplicates().itertuples(index=False)
+    apart = [listed.assign(split=s, fold=f, mm=mm_to_training(study, s, f)) for s, f in keys]
+    found = found.assign(dice=scores.of_table(found, ["dice"])["dice"]).merge(pd.concat(apart))
+    return found[["split", "model", "fold", "case", "slice", "mm", "dice"]]
+
+
+def mm_to_training(study, split=None, fold=0):
+    """Return how far each slice of processed_data is from the nearest slice of its case that is trained on, in mm.
+
+    (N,) float, 0 for a training slice, infinite where no slice of the case is. Distances are those of the headers.
+    """
+    listed = slices.table(study)
+    trained = np.isin(np.arange(len(listed)), slices.rows_of(study, "train", split=split, fold=fold))
+    apart = np.full(len(listed), np.inf)
+    for case, of_case in listed.groupby("case"):
+        near = of_case["slice"].to_numpy()[trained[of_case.index]]
+        if len(near):
+            mm = sliced.about(study.need("sliced_case", case=case))["mm"][0]
+            apart[of_case.index] = mm * np.abs(of_case["slice"].to_numpy()[:, None] - near).min(axis=1)
+    return apart

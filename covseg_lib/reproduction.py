@@ -1,0 +1,162 @@
+"""The report's own numbers beside ours, one by one: reproduced, explained, or not, and why."""
+
+import itertools
+
+import pandas as pd
+
+from covseg_lib import scores, slices, storage, uncertainty, watching
+from covseg_lib.dataset import REPORT_CASES
+
+REPORT = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
+    metric: dict(zip(("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test"), numbers, strict=True))
+    for metric, numbers in {
+        "accuracy": (100, 101, 18, 1883, 0.9971, 0.9948),
+        "iou": (100, 97, 17, 1780, 0.9233, 0.8742),
+        "dice": (250, 100, 17, 4333, 0.9198, 0.8603),
+    }.items()
+}
+REPORT_SLICES = {"used": 661, "train": 467, "validation": 119, "test": 61}  # sections 2.3.1 and 2.5
+SIDES = {"seen": ("train", "validation"), "test": ("test",)}
+
+
+def table_2_1(study):
+    """Return the report's Table 2.1 for our models: each under the metric that it was compiled with.
+
+    Returns
+    -------
+    DataFrame, index (split, model): epochs, times in seconds (of the first fold), `seen` (score on training and
+    validation slices together) and `test`, as fractions; each beside the report's own number, `report_...`
+    """
+    counted = {side: _pooled(study, names) for side, names in SIDES.items()}
+    rows = {}
+    for key, recipe in _models(study).items():
+        metric, theirs = recipe["objective"], REPORT[recipe["objective"]]
+        ours = storage.read_json(study.need("timing", run=recipe["run"])) | {"epochs": recipe["epochs"]}
+        ours |= {side: float(scores.of_counts(metric, *counted[side].loc[key])) for side in SIDES}
+        pairs = [((name, ours[name]), (f"report_{name}", theirs[name])) for name in theirs]
+        rows[key] = {"metric": metric, **dict(pair for both in pairs for pair in both)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "model"])
+
+
+def numbers(study):
+    """Hold each number of the report against what this study came to.
+
+    Returns
+    -------
+    DataFrame, a row a number: what, report, ours, verdict ("reproduced", "explained", "not reproduced", or "another
+    question" where the study has not the report's slices and split), why
+    """
+    rows = [*_slice_numbers(study), *_time_numbers(), *_score_numbers(study)]
+    return pd.DataFrame(rows, columns=["what", "report", "ours", "verdict", "why"])
+
+
+def shared_losses(study):
+    """Compare the trainings of every two runs that differ in nothing but a metric: they share loss, seed and order.
+
+    Returns
+    -------
+    DataFrame, a row a pair: split, fold, the two runs, the epoch that each one's metric picked, and the largest
+    difference between their training losses of any epoch
+    """
+    runs = {run: storage.read_json(study.need("recipe", run=run)) for run in scores.predicted_runs(study)}
+    alike = {run: {k: v for k, v in recipe.items() if k not in ("run", "objective")} for run, recipe in runs.items()}
+    histories = {run: pd.read_csv(study.need("history", run=run)) for run in runs}
+    rows = []
+    for a, b in itertools.combinations(runs, 2):
+        if alike[a] == alike[b] and "dice" not in (runs[a]["objective"], runs[b]["objective"]):
+            kept = [watching.best_epoch(histories[run], runs[run]["objective"]) for run in (a, b)]
+            apart = float((histories[a]["loss"] - histories[b]["loss"]).abs().max())
+            rows.append((runs[a]["split"], runs[a]["fold"], a, b, *kept, apart))
+    return pd.DataFrame(
+        rows, columns=["split", "fold", "run", "other", "epoch_kept", "other_kept", "largest_loss_difference"]
+    )
+
+
+def is_the_reports(study):
+    """Tell whether the study's slices are the report's 661: its five volumes, all slices of them."""
+    table = slices.table(study)
+    return set(table["case"]) == set(REPORT_CASES) and len(table) == REPORT_SLICES["used"]
+
+
+def _slice_numbers(study):
+    """Yield the rows of the counts of slices."""
+    sides = slices.table(study)["slice_split"].value_counts()
+    printed = sum(REPORT_SLICES[side] for side in ("train", "validation", "test"))
+    slip = f"the report's three sum to {printed}, not {REPORT_SLICES['used']}: slips of two digits and of one"
+    for name, theirs in REPORT_SLICES.items():
+        ours, what = (len(slices.table(study)), "slices") if name == "used" else (int(sides[name]), f"slices, {name}")
+        if not is_the_reports(study):
+            yield what, theirs, ours, "another question", "these are other volumes than the report's"
+        elif ours == theirs:
+            yield what, theirs, ours, "reproduced", "the same count"
+        else:
+            yield what, theirs, ours, "explained", slip
+
+
+def _time_numbers():
+    """Yield the rows of the total times, which follow from the report's other numbers."""
+    for metric, theirs in REPORT.items():
+        ours = theirs["first_epoch_s"] + (theirs["epochs"] - 1) * theirs["other_epochs_s"]
+        verdict = "explained" if ours == theirs["total_s"] else "not reproduced"
+        yield f"{metric} model, total s", theirs["total_s"], ours, verdict, "first epoch + (epochs - 1) x other epochs"
+
+
+def _score_numbers(study):
+    """Yield the rows of the scores, of every model in the report's split."""
+    rows = table_2_1(study)
+    tested = scores.counted(study)
+    for (split, model), row in rows[rows.index.get_level_values("split") == "slice"].iterrows():
+        metric = row["metric"]
+        of_model = tested[(tested["split"] == split) & tested["model"].isin([model, "(empty mask)"])]
+        names = ("iou", "mean_iou") if metric == "iou" else (metric,)
+        sure = {name: uncertainty.intervals(of_model, name).loc[split] for name in names}
+        for side in SIDES:
+            what = f"{model} model, {metric}, {'train + validation' if side == 'seen' else 'test'}"
+            if not is_the_reports(study):
+                yield what, row[f"report_{side}"], row[side], "another question", "these are other slices"
+            elif side == "seen":
+                yield what, row["report_seen"], row["seen"], *_seen_verdict(row)
+            else:
+                yield what, row["report_test"], row["test"], *_test_verdict(metric, row["report_test"], model, sure)
+
+
+def _seen_verdict(row):
+    drop, theirs = row["seen"] - row["test"], row["report_seen"] - row["report_test"]
+    alike = (drop > 0) == (theirs > 0)
+    why = f"it falls by {drop:.3f} from here to the test slices; the report's by {theirs:.3f}"
+    return ("reproduced" if alike else "not reproduced"), why
+
+
+def _test_verdict(metric, theirs, model, sure):
+    """Return verdict and reason for a test score: ours is taken with its 95 % interval."""
+    ours, empty = sure[metric].loc[model], sure[metric].loc["(empty mask)", metric]
+    inside = f"our 95 % interval is {ours['low']:.3f} to {ours['high']:.3f}"
+    if metric == "accuracy":
+        return "explained", f"the empty mask has {empty:.4f}; {inside}"
+    if ours["low"] <= theirs <= ours["high"]:
+        return "reproduced", f"{inside}; the empty mask has {empty:.3f}"
+    if metric == "iou":
+        mean = sure["mean_iou"].loc[model]
+        if mean["low"] <= theirs <= mean["high"]:
+            return (
+                "explained",
+                f"it is the mean over both classes: ours is {mean['mean_iou']:.4f}; the lesion's, {inside}",
+            )
+    return "not reproduced", inside
+
+
+def _models(study):
+    """Return {(split, model): recipe of the first of its runs}."""
+    found = {}
+    for run in scores.predicted_runs(study):
+        recipe = storage.read_json(study.need("recipe", run=run))
+        key = recipe["split"], scores.model_of(run, recipe)
+        if key not in found or recipe["fold"] < found[key]["fold"]:
+            found[key] = recipe
+    return found
+
+
+def _pooled(study, sides):
+    """Return the counts of every model, all pixels of its slices on some sides added up: index (split, model)."""
+    counted = pd.concat(scores.counted(study, side) for side in sides)
+    return counted.groupby(["split", "model"], sort=False)[scores.COUNTS].sum()

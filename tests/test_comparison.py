@@ -1,0 +1,202 @@
+"""What stands beside a score: baselines, intervals, surfaces, the leak, and the report's numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import surface_distance
+
+from covseg_lib import (
+    baselines,
+    leak,
+    prediction,
+    recipes,
+    reproduction,
+    scores,
+    slices,
+    storage,
+    surfaces,
+    training,
+    uncertainty,
+    views,
+)
+
+
+@pytest.fixture
+def compared(tiny_study, tiny_recipe):
+    """The tiny study with a Dice model of two folds and one of the slice split, predicted beside the baselines."""
+    for split, fold in (("patient", 0), ("patient", 1), ("slice", 0)):
+        made = recipes.make_recipe(tiny_study, "dice", fold=fold, split=split, learning_rate=1e-2)
+        prediction.predict_study(training.train(replace(made, depth=2, epochs=1), tiny_study), tiny_study)
+    baselines.predict_study(tiny_study)
+    return tiny_study
+
+
+def test_the_best_band_finds_what_a_band_can_find():
+    images, lesion = np.array([0.0, 1, 2, 3, 4, 5, 2]), np.array([0, 0, 1, 1, 0, 0, 0])
+    low, high = baselines.best_band(images, lesion)
+    assert ((images >= low) & (images <= high)).tolist() == [False, False, True, True, False, False, True]
+    low, high = baselines.best_band(images, lesion, lungs=np.array([1, 1, 0, 1, 1, 1, 1]))
+    assert ((images >= low) & (images <= high)).tolist() == [False, False, False, True, False, False, False]
+
+
+def test_the_usual_place_is_cut_where_its_dice_is_highest():
+    masks = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]).reshape(3, 2, 2, 1)  # shares 1, 2/3, 1/3, 0
+    place = baselines.usual_place(masks)
+    assert place.ravel().tolist() == [True, True, False, False]  # Dice 10/12; one 6/9, three 12/15
+    assert not baselines.usual_place(np.zeros_like(masks)).any()
+
+
+def test_folds_are_scored_together_and_splits_apart(compared):
+    assert scores.predicted_runs(compared) == ["dice", "dice_fold1", "dice_slice"]
+    table = scores.table(compared)
+    models = ["dice", *scores.BASELINES]
+    assert sorted(table.index) == sorted(
+        [("patient", model) for model in models] + [("slice", model.replace("dice", "dice_slice")) for model in models]
+    )
+    assert table.loc["patient", ["slices", "patients", "folds"]].to_numpy().tolist() == [[10, 2, 2]] * 4
+    assert table.loc["slice", "slices"].tolist() == [2] * 4
+    assert table.loc[("patient", "(empty mask)"), ["dice", "dice_by_case"]].tolist() == [0, 0]
+    assert table.loc[("patient", "(empty mask)"), "dice_by_slice"] == 4 / 10  # two of five slices have no lesion
+
+
+def test_folds_that_not_all_models_have_are_left_out(compared, tiny_recipe):
+    other = replace(tiny_recipe, run="iou", objective="iou", epochs=1)
+    prediction.predict_study(training.train(other, compared), compared)
+    assert scores.table(compared).loc["patient", "slices"].tolist() == [5] * 5
+
+
+def test_a_table_without_predictions_names_notebook_06(tiny_study, tiny_recipe):
+    training.train(tiny_recipe, tiny_study)
+    with pytest.raises(FileNotFoundError, match="run notebook 06 first"):
+        scores.table(tiny_study)
+
+
+def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
+    at, table = scores.by_threshold(compared), scores.table(compared)
+    for key in at:
+        assert at.loc[0.5, key] == pytest.approx(table.loc[key, "dice"])
+
+
+def test_pictures_and_charts_of_a_study(compared):
+    assert len(views.overlays(compared, "dice", 2).axes) == 4
+    assert len(views.best_to_worst(compared, "dice", 1).axes) == 4
+    run = training.load_run(compared, "dice_slice")
+    assert views.scroll(compared, run).startswith(b"\x89PNG")
+
+
+def _counted(rows):
+    columns = ["split", "model", "patient", *scores.COUNTS]
+    return pd.DataFrame([("patient", *row, 0) for row in rows], columns=columns)
+
+
+def test_intervals_worked_by_hand():
+    """Patient x has 10 of 10 pixels, y none of 10: draws are xx (Dice 1), xy (1/2) and yy (0)."""
+    rows = [("good", "x", 10, 0, 0), ("good", "y", 10, 0, 0), ("half", "x", 10, 0, 0), ("half", "y", 0, 10, 10)]
+    sure = uncertainty.intervals(_counted(rows)).loc["patient"]
+    assert sure.loc["good", ["dice", "low", "high"]].tolist() == [1, 1, 1]
+    assert sure.loc["half", ["dice", "low", "high"]].tolist() == [0.5, 0, 1]
+    apart = uncertainty.differences(_counted(rows)).iloc[0]
+    assert apart[["model", "other", "difference", "low", "high"]].tolist() == ["good", "half", 0.5, 0, 1]
+    assert apart["verdict"] == "cannot be said of 2 patients"
+
+
+def test_better_is_said_only_where_the_interval_says_so():
+    rng = np.random.default_rng(0)
+    hits = rng.integers(40, 60, 8)
+    rows = [("good", str(p), hits[p], 10, 10) for p in range(8)] + [("bad", str(p), hits[p], 40, 10) for p in range(8)]
+    rows += [("like good", str(p), hits[p] + (p % 2) - 0.5, 10, 10) for p in range(8)]
+    verdicts = uncertainty.differences(_counted(rows)).set_index(["model", "other"])["verdict"]
+    assert verdicts["good", "bad"] == "better"
+    assert verdicts["bad", "like good"] == "worse"
+    assert verdicts["good", "like good"] == "no difference shown"
+
+
+def test_one_patient_has_no_interval():
+    sure = uncertainty.intervals(_counted([("only", "x", 5, 1, 1)]))
+    assert sure[["low", "high"]].isna().all(axis=None)
+
+
+def test_surfaces_worked_by_hand():
+    """Two cubes, one moved by two voxels of 1.5 mm along the slices."""
+    cube = np.zeros((12, 8, 8), bool)
+    cube[2:6, 2:6, 2:6] = True
+    moved = np.roll(cube, 2, axis=0)
+    nothing = np.zeros_like(cube)
+    assert surfaces.surface_scores(cube, cube, (1.5, 1, 1)) == (1, 0)
+    assert surfaces.surface_scores(cube, moved, (1.5, 1, 1), tolerance_mm=3) == (1, 3)
+    assert surfaces.surface_scores(cube, moved, (1.5, 1, 1), tolerance_mm=0.5)[0] < 0.7
+    assert surfaces.surface_scores(nothing, nothing, (1, 1, 1)) == (1, 0)
+    assert surfaces.surface_scores(cube, nothing, (1, 1, 1)) == (0, np.inf)
+    assert surfaces.surface_scores(nothing, cube, (1, 1, 1)) == (0, np.inf)
+    assert surfaces.surface_scores(nothing, ~nothing, (1, 1, 1)) == (0, np.inf)
+    voxels = np.zeros((2, 5, 5, 5))
+    voxels[0, 2, 2, 2] = voxels[1, 2, 2, 3] = 1
+    assert surfaces.surface_scores(*voxels, (1, 1, 2))[1] == 2
+
+
+def test_surfaces_are_the_librarys():
+    rng = np.random.default_rng(0)
+    for mm in ((1, 1, 1), (6, 0.7, 0.7)):
+        true, pred = rng.random((2, 9, 10, 11)) < 0.2
+        distances = surface_distance.compute_surface_distances(true, pred, mm)
+        nsd = surface_distance.compute_surface_dice_at_tolerance(distances, 3)
+        assert surfaces.surface_scores(true, pred, mm) == (
+            pytest.approx(nsd),
+            pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95)),
+        )
+
+
+def test_whole_cases_have_volumes_in_ml(compared):
+    table = surfaces.table(compared)
+    assert [key[:2] for key in table.index] == [("patient", "dice")] * 2
+    case = table.index[0][2]
+    with storage.open_npz(compared.path("sliced_case", case=case)) as arrays:
+        assert table["true_ml"].iloc[0] == pytest.approx(arrays["masks"].sum() * 2 / 1000)  # voxels of 1 x 1 x 2 mm
+    assert (table["error_ml"] == table["predicted_ml"] - table["true_ml"]).all()
+
+
+def test_the_leak_is_measured_in_mm(compared):
+    table = leak.by_distance(compared)
+    assert np.isinf(table.loc[table["split"] == "patient", "mm"]).all()
+    assert set(table.loc[table["split"] == "slice", "mm"]) <= {2.0, 4.0, 6.0, 8.0}  # slices are 2 mm apart
+    apart = leak.mm_to_training(compared, "slice")
+    assert (apart[slices.rows_of(compared, "train", split="slice")] == 0).all()
+
+
+def test_table_2_1_and_the_numbers_of_other_slices(compared):
+    table = reproduction.table_2_1(compared)
+    assert table.loc[("patient", "dice"), ["epochs", "report_epochs", "report_test"]].tolist() == [1, 250, 0.8603]
+    assert table.loc[("patient", "dice"), "test"] == scores.table(compared).loc[("patient", "dice"), "dice"]
+    numbers = reproduction.numbers(compared).set_index("what")
+    assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [661, 25, "another question"]
+    assert numbers.loc["dice_slice model, dice, test", "verdict"] == "another question"
+    assert numbers.loc["dice model, total s", ["ours", "verdict"]].tolist() == [4333, "explained"]
+
+
+def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
+    monkeypatch.setattr(reproduction, "is_the_reports", lambda study: True)
+    numbers = reproduction.numbers(compared).set_index("what")
+    assert numbers.loc["slices, train", "verdict"] == "explained"
+    sure = pd.DataFrame({"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0]}, index=["m", "(empty mask)"])
+    assert reproduction._test_verdict("dice", 0.86, "m", {"dice": sure})[0] == "reproduced"
+    assert reproduction._test_verdict("dice", 0.95, "m", {"dice": sure})[0] == "not reproduced"
+    ious = {"iou": sure.rename(columns={"dice": "iou"}), "mean_iou": sure.rename(columns={"dice": "mean_iou"}) + 0.1}
+    assert reproduction._test_verdict("iou", 0.95, "m", ious)[0] == "explained"
+
+
+def test_the_reports_iou_fits_the_mean_over_both_classes():
+    dice = reproduction.REPORT["dice"]["test"]
+    lesion = dice / (2 - dice)
+    assert lesion == pytest.approx(0.755, abs=1e-3)
+    assert (lesion + 0.995) / 2 == pytest.approx(reproduction.REPORT["iou"]["test"], abs=2e-3)
+
+
+def test_models_that_share_the_loss_are_compared(tiny_study, tiny_recipe):
+    for objective in ("accuracy", "iou"):
+        run = training.train(replace(tiny_recipe, run=objective, objective=objective), tiny_study)
+        prediction.predict_study(run, tiny_study)
+    shared = reproduction.shared_losses(tiny_study)
+    assert shared[["run", "other"]].to_numpy().tolist() == [["accuracy", "iou"]]
+    assert shared["largest_loss_difference"].iloc[0] == pytest.approx(0, abs=1e-5)
