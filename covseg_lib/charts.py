@@ -25,17 +25,17 @@ def histograms(grey, standardised):
 
 
 def split_bars(table, sides):
-    """Show on which side each patient's slices are, a panel a split: `sides` is {title: (n,) sides of the slices}."""
+    """Show on which side each patient's slices are, a panel a split: `sides` is {split: (n,) sides of the slices}."""
     patients = table["patient"].unique()
     figure = Figure(figsize=(9, 1.1 + 0.3 * len(patients)), layout="constrained")
     panels = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
-    for ax, (title, side) in zip(panels, sides.items(), strict=True):
+    for ax, (split, side) in zip(panels, sides.items(), strict=True):
         counted = table.groupby(["patient", side]).size().unstack(fill_value=0).reindex(patients)
         left = np.zeros(len(counted))
         for name in (name for name in SIDES if name in counted):
             ax.barh(counted.index, counted[name], left=left, color=SIDES[name], label=name)
             left += counted[name].to_numpy()
-        ax.set(xlabel="slices", title=title)
+        ax.set(xlabel="slices", title=f"{split} split" + (", fold 0" if split == "patient" else ""))
     panels[0].invert_yaxis()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure

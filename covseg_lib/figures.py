@@ -26,13 +26,14 @@ def gallery(images, masks, titles):
     return figure
 
 
-def overlays(images, predicted, true, titles):
+def overlays(images, predicted, true, titles, heading=""):
     """Show each slice (n, H, W) twice, as Figures 2.8 to 2.10: predicted mask left, true mask right; two a row."""
     figure, axes = _grid(-(-len(images) // 2), 4)
+    figure.suptitle(heading)
     pairs = axes.reshape(-1, 2)
     for (left, right), image, found, truth, title in zip(pairs, images, predicted, true, titles, strict=False):
         for ax, mask, colour, what in ((left, found, LESION, "predicted"), (right, truth, TRUTH, "true")):
-            _slice(ax, image, f"{title}: {what}")
+            _slice(ax, image, f"{title}\n{what}")
             layer = np.zeros((*mask.shape, 4))
             layer[np.asarray(mask) > 0] = to_rgba(colour, 0.55)
             ax.imshow(layer, interpolation="nearest")
@@ -51,9 +52,10 @@ def resizing(before, mask_before, after, mask_after):
     return figure
 
 
-def errors(images, predicted, true, titles):
+def errors(images, predicted, true, titles, heading=""):
     """Show slices (n, H, W), four a row, with what is found, what is a false alarm and what is missed in colours."""
     figure, axes = _grid(-(-len(images) // 4), 4)
+    figure.suptitle(heading)
     for ax, image, found, truth, title in zip(axes.flat, images, predicted, true, titles, strict=False):
         _slice(ax, image, title)
         ax.imshow(_coloured(found, truth), interpolation="nearest")

@@ -1,7 +1,11 @@
 """Running the notebooks one after the other with papermill, and the page made of the last one."""
 
 import ast
+import importlib.metadata
+import json
 import os
+import platform
+import re
 from pathlib import Path
 
 import nbformat
@@ -15,6 +19,7 @@ from covseg_lib import storage
 from covseg_lib.colab import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
+NOTHING_FETCHED = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # ipykernel warns at every start that local ports are not encrypted
 
 
@@ -108,13 +113,30 @@ def _execute(path, study, parameters, bar):
 
 
 def write_report(study, notebook):
-    """Write report.html, one page without code and without what was printed to stderr, of an executed notebook."""
+    """Write report.html of an executed notebook: one page, without code and without what was printed to stderr.
+
+    Settings and versions stand at its end. It holds all that it shows: no script, font or style is fetched.
+    """
     executed = nbformat.read(notebook, as_version=4)
     drop_stderr(executed)
-    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, embed_images=True)
-    page, _ = exporter.from_notebook_node(executed)
+    for cell in executed.cells:
+        cell.source = re.sub(r"^\[!\[Open in Colab.*$", "", cell.source, flags=re.MULTILINE)  # a picture from elsewhere
+    executed.cells.append(nbformat.v4.new_markdown_cell(_settings_and_versions(study)))
+    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, embed_images=True, **NOTHING_FETCHED)
+    page, _ = exporter.from_notebook_node(executed, resources={"metadata": {"name": f"covseg: {study.root.name}"}})
     with storage.atomic(study.path("report")) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
+
+
+def _settings_and_versions(study):
+    """Return them as Markdown."""
+    settings = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
+    runs = [(run, storage.read_json(study.need("timing", run=run))) for run in study.runs()]
+    made = [f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |" for run, timing in runs]
+    packages = ("covseg", "tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    rows = "\n".join([*settings, *made, f"| versions | Python {platform.python_version()}, {versions} |"])
+    return f"## Settings and versions\n\n| | |\n|---|---|\n{rows}\n\nNot a medical device."
 
 
 def drop_stderr(notebook):

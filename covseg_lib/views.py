@@ -10,8 +10,8 @@ def overlays(study, run, count=4):
     """Show the test slices of a run with the largest lesions, as Figures 2.8 to 2.10."""
     table, images, masks, found = _test_slices(study, run)
     shown = np.argsort(masks.sum(axis=(1, 2)))[::-1][:count]
-    titles = [f"{run} model, {_name(table.iloc[row])}" for row in shown]
-    return figures.overlays(images[shown], found[shown], masks[shown], titles)
+    titles = [_name(table.iloc[row]) for row in shown]
+    return figures.overlays(images[shown], found[shown], masks[shown], titles, f"{run} model, largest lesions")
 
 
 def best_to_worst(study, run, count=4):
@@ -22,8 +22,9 @@ def best_to_worst(study, run, count=4):
     ranked = ranked[masks.any(axis=(1, 2))[ranked]]
     middle = max(len(ranked) // 2 - count // 2, 0)
     shown = np.concatenate([ranked[:count], ranked[middle : middle + count], ranked[-count:]])
-    titles = [f"Dice {dice[row]:.2f}, {_name(table.iloc[row])}" for row in shown]
-    return figures.errors(images[shown], found[shown], masks[shown], titles)
+    titles = [f"{_name(table.iloc[row])}\nDice {dice[row]:.2f}" for row in shown]
+    heading = f"{run} model: best, middle and worst test slices with lesions"
+    return figures.errors(images[shown], found[shown], masks[shown], titles, heading)
 
 
 def scroll(study, run, frames=40):
@@ -34,7 +35,7 @@ def scroll(study, run, frames=40):
     rows = rows[:: -(-len(rows) // frames)]
     images, masks = (array[rows] for array in slices.arrays(study))
     found = prediction.predict_slices(run, images) >= LESION_FROM
-    titles = [f"{run.recipe.run} model, {_name(table.loc[row])} ({side[row]})" for row in rows]
+    titles = [f"{run.recipe.run} model, {_name(table.loc[row])}\n({side[row]} slice)" for row in rows]
     return figures.scroll(images[..., 0], found[..., 0], masks[..., 0], titles)
 
 

@@ -16,7 +16,7 @@ def _drawn(figure, tmp_path):
 
 def test_overlays_show_prediction_left_and_truth_right(tmp_path):
     figure = figures.overlays(IMAGES, MASKS, ~MASKS, ["a", "b", "c"])
-    assert [ax.get_title() for ax in figure.axes[:2]] == ["a: predicted", "a: true"]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["a\npredicted", "a\ntrue"]
     left, right = (ax.images[1].get_array()[..., 3] > 0 for ax in figure.axes[:2])
     assert (left == MASKS[0]).all()
     assert (right == ~MASKS[0]).all()

@@ -49,7 +49,8 @@ def test_a_failed_notebook_names_cell_error_and_copy(suite):
     assert (suite.path("notebooks") / "02_second.ipynb").exists()
 
 
-def test_the_report_has_neither_code_nor_what_went_to_stderr(suite):
+def test_the_report_has_neither_code_nor_what_went_to_stderr(suite, monkeypatch):
+    monkeypatch.setattr(runner, "_settings_and_versions", lambda study: "## Settings")
     _notebook(runner.NOTEBOOKS / "06_last.ipynb", "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')")
     runner.run(suite, numbers=["06"])
     page = suite.path("report").read_text()

@@ -1,6 +1,7 @@
 """The six notebooks from end to end on the phantom study, once by papermill and once under nbval."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,17 @@ def test_the_whole_study_is_there(demo):
         assert list(demo.root.glob(pattern)), path
     assert not list(demo.root.rglob(".part-*"))
     assert [path.name[:2] for path in sorted(demo.path("notebooks").iterdir())] == ["01", "02", "03", "04", "05", "06"]
-    assert "not a medical device" in demo.path("report").read_text()
+
+
+def test_the_report_is_one_page_that_fetches_nothing(demo):
+    page = demo.path("report").read_text()
+    assert "not a medical device" in page
+    assert all(said in page for said in ("Settings and versions", "run dice", "keras 3"))
+    fetched = re.findall(
+        r"<(?:script|img|iframe|source)[^>]*\ssrc=[\"'](?!data:)([^\"']*)|<link[^>]*href=[\"']([^\"']*)", page
+    )
+    assert not [address for found in fetched for address in found if address]
+    assert not re.findall(r"url\(\s*[\"']?https?:|@import", page)
 
 
 def test_the_dice_model_finds_lesions_of_patients_it_has_not_seen(demo):
