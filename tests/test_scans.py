@@ -99,7 +99,7 @@ def test_a_volume_with_slope_and_one_in_grey_levels_are_read_as_they_are_meant(t
     image = nib.Nifti1Image(array, LPS)
     image.header.set_slope_inter(8, -1024)
     nib.save(image, tmp_path / "slope.nii.gz")
-    in_hu = volumes.to_grey(array.transpose(2, 1, 0) * 8.0 - 1024)
+    in_hu = volumes.to_grey(array.transpose(2, 1, 0) * np.float32(8) - np.float32(1024))
     assert (volumes.read_grey(tmp_path / "slope.nii.gz")[0] == in_hu).all()
 
 
@@ -190,7 +190,7 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     options = ["--out", masks, "--probabilities", maps, "--lungs", lungs]
     done = _predict(images, "--run", run_folder, *options)
     assert done.exit_code == 1
-    assert "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz cannot be read" in done.output
+    assert "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz is cut off" in done.output
     assert f"\n  scan_5.nii.gz: no lung mask {lungs / 'scan_5.nii.gz'}: add it" in done.output
     assert done.output.count("% of the lungs") == 3
     names = [f"scan_{number}.nii.gz" for number in (1, 2, 4)]
