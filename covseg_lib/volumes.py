@@ -69,7 +69,7 @@ def _read_checked(what, path, step):
 def read_grey(path, step=1, window_hu=LUNG_WINDOW_HU):
     """Read a CT volume upright as grey levels: `to_grey` of what `read_volume` reads, in less memory.
 
-    Read plane by plane, twice, it needs a byte a voxel whatever numbers the file holds.
+    Read plane by plane (twice, where it does not hold bytes) it needs a byte a voxel, whatever numbers the file holds.
 
     Returns
     -------
@@ -82,7 +82,11 @@ def read_grey(path, step=1, window_hu=LUNG_WINDOW_HU):
     """
     path = Path(path)
     header = nifti.read_header(path)
-    ends = [(plane.min(), plane.max()) for plane in nifti.planes(path, header)]
+    ends = []
+    for plane in nifti.planes(path, header):
+        ends.append((plane.min(), plane.max()))
+        if plane.dtype == np.uint8 and np.ptp(ends):
+            break  # bytes are 0..255, and these are not blank
     low, high = np.min(ends), np.max(ends)
     said = checks.problem(np.array([[[low, high]]]), "image")
     if said:
