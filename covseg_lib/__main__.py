@@ -49,20 +49,39 @@ def run(folder, only, parameters):
 
 
 @main.command()
-@click.argument("scan", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--run", "name", default="dice", show_default=True, help="Which run of the study.")
+@click.argument("scan", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), default="study/models/dice", show_default=True, help="A run."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write, as mask.nii.gz.")
-@STUDY
-def predict(scan, name, out, folder):
-    """Write the lesion mask of a CT volume in the scan's own space."""
-    from covseg_lib import prediction, training, volumes
+@click.option("--probabilities", type=click.Path(path_type=Path), help="The probability map to write, as map.nii.gz.")
+@click.option("--lungs", type=click.Path(path_type=Path, exists=True), help="A lung mask, for percent of the lungs.")
+def predict(scan, folder, out, probabilities, lungs):
+    """Write the lesion mask of a CT volume in the scan's own space.
+
+    Where SCAN is a folder all volumes in it are predicted, and the options name folders, in which files are called as
+    the scans are. A scan that fails does not stop the others.
+    """
+    from covseg_lib import scans
 
     try:
-        mask, header = prediction.predict_volume(training.load_run(Study(folder), name), scan)
-        volumes.write_mask(out, mask, header)
+        jobs = scans.plan(scan, out, probabilities, lungs)
+        from covseg_lib import training
+
+        run = training.read_run(folder)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{out}: {mask.mean():.2%} of the volume is marked. Not a medical device.")
+    failed = []
+    for job in jobs:
+        try:
+            click.echo(f"{job.out}: {scans.predict(run, job)}")
+        except (ValueError, OSError) as error:
+            if not scan.is_dir():
+                raise click.ClickException(str(error)) from error
+            failed.append(f"  {job.scan.name}: {error}")
+    click.echo("Not a medical device.")
+    if failed:
+        raise click.ClickException("\n".join([f"{len(failed)} of {len(jobs)} scans have no mask:", *failed]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,17 @@
 """From a trained run to masks: of the study's slices, and of whole volumes in their own space."""
 
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from covseg_lib import resizing, scores, slices, storage, volumes
 from covseg_lib.study import LESION_FROM
+
+BATCH = 8  # slices of a volume that go through the network at a time
 
 
 def predict_slices(run, images, batch_size=16):
@@ -50,16 +57,51 @@ def predict_volume(run, path):
     mask (S, H, W) uint8 in {0, 1}, upright and of the scan's full size; the scan's NIfTI header, for
     `volumes.write_mask`
     """
+    levels, header = predict_levels(run, path)
+    return to_mask(levels), header
+
+
+def predict_levels(run, path):
+    """Predict as `predict_volume`, but return probabilities (S, H, W) uint8, of which 255 stands for 1.
+
+    Beside the network a thread prepares the next slices and brings the last ones back to the scan's size. Nothing
+    holds the volume in more than a byte a voxel. Batches are of one size, the last one filled up: the network is
+    compiled once.
+    """
     made_with = run.recipe.preprocessing
-    scan, header = volumes.read_volume(path, made_with["step"])
-    grey = volumes.to_grey(scan, made_with["window_hu"])
-    mask = np.zeros(volumes.upright_shape(header), np.uint8)
-    for first in range(0, len(mask), 16):
-        images = [resizing.resize_image(image, (made_with["size"],) * 2) for image in grey[first : first + 16]]
-        batch = resizing.standardise(np.stack(images)[..., None], made_with["mean"], made_with["std"])
-        for number, probability in enumerate(predict_slices(run, batch)[..., 0]):
-            mask[first + number] = to_scan(probability, header, made_with["step"]) >= LESION_FROM
-    return mask, header
+    size, step = made_with["size"], made_with["step"]
+    grey, header = volumes.read_grey(path, step, made_with["window_hu"])
+    levels = np.empty(volumes.upright_shape(header), np.uint8)
+
+    def prepare(first):
+        rows = np.minimum(np.arange(first, first + BATCH), len(grey) - 1)
+        images = np.stack([np.round(resizing.resize_image(grey[row], (size, size))) for row in rows])
+        return resizing.standardise(images[..., None], made_with["mean"], made_with["std"])
+
+    def put_back(first, probabilities):
+        for level, probability in zip(levels[first : first + BATCH], probabilities[..., 0], strict=False):
+            level[:] = to_scan(probability, header, step) * 255 + 0.5  # cut, so rounded
+            bar.update()
+
+    def beside_network(first, last_found):
+        put_back(first - BATCH, last_found) if first else None
+        return prepare(first + BATCH)
+
+    with ThreadPoolExecutor(1) as pool, tqdm(total=len(levels), desc=Path(path).name, unit="slice") as bar:
+        batch, found = prepare(0), None
+        for first in range(0, len(levels), BATCH):
+            job = pool.submit(beside_network, first, found)
+            found, batch = predict_slices(run, batch), job.result()
+        put_back(first, found)
+    return levels, header
+
+
+def to_mask(levels):
+    """Return the mask uint8 in {0, 1} of probabilities uint8, of which 255 stands for 1.
+
+    Rounding changed no pixel's side: 0.5 is 127.5, which went up to 128.
+    """
+    return (levels >= math.ceil(255 * LESION_FROM)).view(np.uint8)
 
 
 def to_scan(image, header, step):

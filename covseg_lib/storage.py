@@ -59,6 +59,17 @@ def put_in_place(temporary, path):
     _require_size(path, size)
 
 
+def require_writable(path):
+    """Raise OSError if `path` cannot be written, before anything is computed that would have to go there."""
+    probe = part_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _cannot_write(error, path) from error
+
+
 def overwrite(path, data):
     """Write bytes to a file where it lies, and flush them; a kill leaves it torn, so its reader must know a whole one.
 
@@ -131,7 +142,7 @@ def _cannot_write(error, path):
     free = f" ({shutil.disk_usage(_existing(path)).free / 1e9:.2f} GB free)" if error.errno != errno.EROFS else ""
     return OSError(
         error.errno,
-        f"{found}{free}; free some space or choose another STUDY, and run this again: what was finished is kept",
+        f"{found}{free}; free some space or choose another place, and run this again: what was finished is kept",
     )
 
 

@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import pandas as pd
@@ -11,6 +12,7 @@ from covseg_lib import hardware, keeping, recipes, slices, storage, watching
 from covseg_lib.backup import Backup
 from covseg_lib.batches import Batches, order
 from covseg_lib.recipes import Recipe
+from covseg_lib.study import LAYOUT
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,33 @@ def _epochs(model, recipe, study, shares, done):
 def load_run(study, name):
     """Return a finished run with the weights of its best epoch.
 
-    Raises FileNotFoundError, naming the notebooks that train, where there is no finished run of that name.
+    Raises as `read_run` does.
     """
-    timing = storage.read_json(study.need("timing", run=name))
-    recipe = Recipe(**storage.read_json(study.need("recipe", run=name)))
-    model = recipes.build_model(recipe)
-    model.load_weights(study.need("weights", run=name))
-    return Run(recipe, model, pd.read_csv(study.need("history", run=name)), timing)
+    return read_run(study.path("recipe", run=name).parent)
+
+
+def read_run(folder):
+    """Return the finished run that a folder holds, wherever it lies, with the weights of its best epoch.
+
+    Raises FileNotFoundError, naming the notebooks that train, where there is no finished run; ValueError where its
+    files are damaged or do not belong together.
+    """
+    files = {part: Path(folder) / Path(LAYOUT[part][0]).name for part in ("recipe", "history", "weights", "timing")}
+    missing = [file.name for file in files.values() if not file.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"no finished run in {folder} (no {', '.join(missing)}): expected the folder of a run, as "
+            "study/models/dice; run notebook 03, 04 or 05 first, or again if it was cut off"
+        )
+    try:
+        recipe = Recipe(**storage.read_json(files["recipe"]))
+        model = recipes.build_model(recipe)
+        model.load_weights(files["weights"])
+        history = pd.read_csv(files["history"])
+    except (TypeError, ValueError, OSError, KeyError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the run in {folder} is damaged, or its files are not of one run ({said}): copy the folder again, or "
+            "train it anew"
+        ) from error
+    return Run(recipe, model, history, storage.read_json(files["timing"]))

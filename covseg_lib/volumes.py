@@ -6,9 +6,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
 
-from covseg_lib import checks, storage
+from covseg_lib import checks, nifti, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
 UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows front to back, columns right to left
@@ -56,61 +55,67 @@ def read_volume(path, step=1):
     `step` keeps every step-th pixel of each slice, counted in the file's own order (report, Listing 2.1). A
     trailing axis of one is dropped. Raises ValueError for what is not a readable 3D NIfTI file.
     """
-    header, array = _load(Path(path))
+    header, array = nifti.load(Path(path))
     return _upright(array, header, step), header
 
 
 def _read_checked(what, path, step):
     """Return a volume as `read_volume` does, its header, and what is wrong with it ("" if nothing is)."""
     try:
-        header, array = _load(path)
+        header, array = nifti.load(path)
     except ValueError as error:
         return None, None, f"{what}: {error}"
     said = checks.problem(array, what)
     return _upright(array, header, step), header, said and f"{what} {path.name}: {said}"
 
 
-def parse_header(data):
-    """Return the NIfTI-1 or NIfTI-2 header that bytes begin with, None where they do not."""
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        if kind.may_contain_header(data):
-            return kind(data[: kind.template_dtype.itemsize])
-    return None
+def read_grey(path, step=1, window_hu=LUNG_WINDOW_HU):
+    """Read a CT volume upright as grey levels: `to_grey` of what `read_volume` reads, in less memory.
+
+    Read plane by plane (twice, where it does not hold bytes) it needs a byte a voxel, whatever numbers the file holds.
+
+    Returns
+    -------
+    (S, H, W) uint8 array of every `step`-th pixel of each slice; the scan's header
+
+    Raises
+    ------
+    ValueError
+        The file is no readable 3D NIfTI volume, or no CT volume: blank, NaN, neither HU nor 0..255.
+    """
+    path = Path(path)
+    header = nifti.read_header(path)
+    ends = []
+    for plane in nifti.planes(path, header):
+        ends.append((plane.min(), plane.max()))
+        if plane.dtype == np.uint8 and np.ptp(ends):
+            break  # bytes are 0..255, and these are not blank
+    low, high = np.min(ends), np.max(ends)
+    said = checks.problem(np.array([[[low, high]]]), "image")
+    if said:
+        raise ValueError(f"{path.name}: {said}")
+    grey = np.empty(header.get_data_shape(), np.uint8, order="F")
+    for number, plane in enumerate(nifti.planes(path, header)):
+        grey[..., number] = _grey(plane, window_hu, checks.intensities(low, high))
+    return _upright(grey, header, step), header
 
 
-def _load(path):
-    """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, in a third of zlib's time."""
-    try:
-        packed = path.suffix == ".gz"
-        data = _unpack(path.read_bytes()) if packed else np.memmap(path, np.uint8, "r")
-    except EOFError as error:
-        raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
-    except (OSError, ValueError, isal_zlib.error) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}): download or copy it again") from error
-    header = parse_header(bytes(data[:540]))
-    if header is None:
-        raise ValueError(f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it")
-    shape = header.get_data_shape()
-    if len(shape) == 4 and shape[3] == 1:
-        header.set_data_shape(shape[:3])
-    elif len(shape) != 3 or 0 in shape:
-        raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
-    try:
-        array = np.ndarray(shape[:3], header.get_data_dtype(), data, header.get_data_offset(), order="F")
-    except TypeError as error:
-        raise ValueError(f"{path.name} is cut off: {shape} voxels do not fit in it; copy it again") from error
-    slope, inter = header.get_slope_inter()
-    return header, array if slope in (None, 1) and not inter else array * np.float32(slope) + np.float32(inter)
+def read_lungs(path, like):
+    """Read a scan's lung mask upright: (S, H, W) bool, True in the lungs.
 
-
-def _unpack(data):
-    """Gunzip; in one piece where the last four bytes tell the size, as they do of a file of one part below 4 GB."""
-    size = int.from_bytes(data[-4:], "little")
-    if size < 1100 * len(data):  # gzip packs no tighter
-        whole = isal_zlib.decompress(data, wbits=31, bufsize=size)
-        if len(whole) == size:
-            return whole
-    return igzip.decompress(data)
+    Raises ValueError where it does not lie where the scan with the header `like` does, or is no mask of lungs.
+    """
+    header = nifti.read_header(path)
+    said = checks.misfit(like, header, "lung mask")
+    lungs = np.zeros(header.get_data_shape(), bool, order="F")
+    for number, plane in enumerate(nifti.planes(path, header)):
+        said = said or checks.problem(plane[..., None], "lung mask")
+        if said:
+            raise ValueError(f"lung mask {path.name}: {said}")
+        lungs[..., number] = plane > 0
+    if not lungs.any():
+        raise ValueError(f"lung mask {path.name} is empty: expected labels above 0 in the lungs")
+    return _upright(lungs, header, 1)
 
 
 def to_grey(image, window_hu=LUNG_WINDOW_HU):
@@ -126,31 +131,56 @@ def to_grey(image, window_hu=LUNG_WINDOW_HU):
     >>> to_grey(np.array([0, 128, 255]))
     array([  0, 128, 255], dtype=uint8)
     """
-    if checks.intensities(np.min(image), np.max(image)) == "grey":
+    return _grey(image, window_hu, checks.intensities(np.min(image), np.max(image)))
+
+
+def _grey(image, window_hu, kind):
+    """Bring a volume, or a plane of one, to grey levels; `kind` says what the whole volume holds, "grey" or "HU"."""
+    if kind == "grey":
         return np.ascontiguousarray(image) if image.dtype == np.uint8 else np.round(image).astype(np.uint8)
     low, high = window_hu
     return np.round((np.clip(image, low, high) - low) * np.float32(255 / (high - low))).astype(np.uint8)
 
 
-def write_mask(path, mask, like):
+def write_mask(path, mask, like, description="lesion mask"):
     """Write an upright mask as NIfTI in the space of a scan.
+
+    The file has the scan's shape, affine, qform, sform and units, and is NIfTI-1 or NIfTI-2 as the scan is.
 
     Parameters
     ----------
     path : path ending in .nii or .nii.gz
     mask : (S, H, W) array, upright and of the scan's full size
     like : nibabel header of the scan, as `read_volume` returns it
+    description : str
+        What the header's `descrip` (79 bytes) says after "covseg, not a medical device: ".
     """
+    _write(path, np.asarray(mask).astype(np.uint8, copy=False), like, 1, description)
+
+
+def write_probabilities(path, levels, like, description="lesion probability"):
+    """Write upright probabilities, (S, H, W) uint8 of which 255 stands for 1, as NIfTI in the space of a scan.
+
+    Stored a byte a voxel with a scl_slope of 1/255: what reads NIfTI shows 0 to 1.
+    """
+    _write(path, levels, like, 1 / 255, description)
+
+
+def _write(path, array, like, slope, description):
     to_file = nib.orientations.ornt_transform(UPRIGHT, nib.io_orientation(like.get_best_affine()))
-    array = nib.apply_orientation(np.asarray(mask), to_file).astype(np.uint8)
+    array = nib.apply_orientation(array, to_file)
     if array.shape != like.get_data_shape()[:3]:
         raise ValueError(f"a mask of {array.shape} does not fit a scan of {like.get_data_shape()}: expected its size")
     header = like.copy()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(array.shape)
-    header.set_slope_inter(1, 0)
+    header["descrip"] = f"covseg, not a medical device: {description}".encode()[:79]
+    header["cal_min"] = header["cal_max"] = 0  # the window in which the scan is shown
+    kind = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(array, None, header)
+    image.header.set_slope_inter(slope, 0)
     with storage.atomic(path) as temporary:
-        nib.save(nib.Nifti1Image(array, None, header), temporary)
+        nib.save(image, temporary)
 
 
 def upright_shape(header):

@@ -55,7 +55,7 @@ def test_every_second_pixel_is_the_one_that_training_saw(tiny_study, tiny_recipe
             return images * 0
 
     prediction.predict_volume(replace(run, model=Model()), tmp_path / "ras.nii")
-    assert np.allclose(np.concatenate(given)[..., 0], expected, atol=1e-5)
+    assert np.allclose(np.concatenate(given)[:2, ..., 0], expected, atol=1e-5)  # the batch is filled up
 
 
 AXES = [("L", "P", "S"), ("R", "A", "S"), ("P", "L", "I"), ("S", "R", "A")]

@@ -79,6 +79,6 @@ def test_the_command_line_says_it_in_one_line(suite, tmp_path):
 def test_predicting_without_a_run_names_the_notebook(tmp_path):
     scan = tmp_path / "scan.nii"
     scan.touch()
-    done = CliRunner().invoke(main, ["predict", str(scan), "--study", str(tmp_path), "--out", str(tmp_path / "m.nii")])
+    done = CliRunner().invoke(main, ["predict", str(scan), "--run", str(tmp_path), "--out", str(tmp_path / "m.nii")])
     assert done.exit_code == 1
     assert "run notebook 03, 04 or 05 first" in done.output

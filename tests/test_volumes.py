@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import LPS, write_volume
 
-from covseg_lib import sliced, storage, volumes
+from covseg_lib import nifti, sliced, storage, volumes
 from covseg_lib.dataset import Case
 
 UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
@@ -53,7 +53,7 @@ def test_what_01_stores_puts_a_mask_back_voxel_for_voxel(tmp_path, affine, kind)
     case = Case("a", "a", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
     sliced.make(case, tmp_path / "a.npz", (-1250, 250), 1)
     with storage.open_npz(tmp_path / "a.npz") as arrays:
-        masks, header = arrays["masks"], volumes.parse_header(arrays["header"].tobytes())
+        masks, header = arrays["masks"], nifti.parse_header(arrays["header"].tobytes())
     volumes.write_mask(tmp_path / "back.nii.gz", masks, header)
     back = nib.load(tmp_path / "back.nii.gz")
     assert (np.asarray(back.dataobj) == labels).all()

@@ -1,0 +1,297 @@
+"""Whole volumes: what is written lies where the scan lies, and the command line says what is wrong."""
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import LPS, write_volume
+
+from covseg_lib import nifti, prediction, scans, training, volumes
+from covseg_lib.__main__ import main
+
+TURNED = nib.eulerangles.euler2mat(0.3, -0.2, 0.1)  # orthonormal: ITK takes nothing else as direction
+OBLIQUE = nib.affines.from_matvec(TURNED @ np.diag([0.7, 0.8, 2.5]), [90, -120, 20])
+FLIPPED = nib.affines.from_matvec(TURNED @ np.diag([-0.7, 0.8, -2.5]), [90, -120, 20])
+SIDEWAYS = OBLIQUE[:, [2, 0, 1, 3]]
+FORMS = {"both": (1, 2), "qform only": (1, 0), "sform only": (0, 4), "neither": (0, 0)}
+
+
+def _scan(path, affine, codes=(1, 1), kind=nib.Nifti1Image, dtype=np.int16):
+    """Write a volume of 6 x 7 x 5 in HU and return its array."""
+    array = np.random.default_rng(0).integers(-1000, 200, (6, 7, 5)).astype(dtype)
+    image = kind(array, None)
+    image.header.set_qform(affine, codes[0])
+    image.header.set_sform(affine, codes[1])
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 250
+    nib.save(image, path)
+    return array
+
+
+def _write_all_ones(folder, header):
+    ones = np.ones(volumes.upright_shape(header), np.uint8)
+    volumes.write_mask(folder / "mask.nii.gz", ones, header, "lesion mask by run dice")
+    volumes.write_probabilities(folder / "map.nii", ones * 51, header)
+
+
+@pytest.mark.parametrize("codes", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("affine", [LPS, OBLIQUE, FLIPPED, SIDEWAYS], ids=["LPS", "oblique", "flipped", "sideways"])
+def test_simpleitk_finds_mask_and_map_where_the_scan_is(tmp_path, affine, codes):
+    """Of NIfTI-1: SimpleITK does not read NIfTI-2, whose headers the next test compares."""
+    itk = pytest.importorskip("SimpleITK")
+    _scan(tmp_path / "scan.nii.gz", affine, codes)
+    _write_all_ones(tmp_path, nifti.read_header(tmp_path / "scan.nii.gz"))
+    scan, mask, levels = (itk.ReadImage(str(tmp_path / name)) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii"))
+    for found in (mask, levels):
+        assert found.GetSize() == scan.GetSize()
+        assert found.GetOrigin() == scan.GetOrigin()
+        assert found.GetSpacing() == scan.GetSpacing()
+        assert found.GetDirection() == scan.GetDirection()
+    assert mask.GetPixelIDTypeAsString() == "8-bit unsigned integer"
+    assert np.allclose(itk.GetArrayFromImage(levels), 0.2)
+
+
+@pytest.mark.parametrize("codes", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_the_header_is_the_scans_but_for_what_a_mask_is(tmp_path, codes, kind):
+    _scan(tmp_path / "scan.nii.gz", OBLIQUE, codes, kind)
+    _write_all_ones(tmp_path, nifti.read_header(tmp_path / "scan.nii.gz"))
+    scan, mask, levels = (nib.load(tmp_path / name) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii"))
+    assert type(mask) is type(levels) is type(scan) is kind
+    other = {"datatype", "bitpix", "scl_slope", "scl_inter", "descrip", "cal_max"}
+    for name in set(scan.header.keys()) - other:
+        assert mask.header[name].tobytes() == levels.header[name].tobytes() == scan.header[name].tobytes(), name
+    assert mask.header["descrip"].item() == b"covseg, not a medical device: lesion mask by run dice"
+    assert mask.header["cal_max"] == 0
+    assert (mask.get_data_dtype(), levels.get_data_dtype()) == (np.uint8, np.uint8)
+    assert (mask.get_fdata() == 1).all()
+    assert np.allclose(levels.get_fdata(), 0.2)
+
+
+def test_a_long_name_of_a_run_leaves_the_warning_in_79_bytes(tmp_path):
+    _scan(tmp_path / "scan.nii", LPS)
+    header = nifti.read_header(tmp_path / "scan.nii")
+    volumes.write_mask(tmp_path / "m.nii", np.zeros((5, 7, 6)), header, f"lesion mask by run {'x' * 200}")
+    said = nib.load(tmp_path / "m.nii").header["descrip"].item()
+    assert said.startswith(b"covseg, not a medical device: lesion mask by run xxx")
+    assert len(said) == 79
+
+
+@pytest.mark.parametrize("dtype", [np.int16, ">i2", np.float32, np.float64])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("affine", [LPS, SIDEWAYS], ids=["LPS", "sideways"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_plane_by_plane_is_as_whole(tmp_path, dtype, ending, affine, step):
+    path = tmp_path / f"scan{ending}"
+    _scan(path, affine, dtype=dtype)
+    whole, _ = volumes.read_volume(path, step)
+    assert (volumes.read_grey(path, step)[0] == volumes.to_grey(whole)).all()
+
+
+def test_a_volume_with_slope_and_one_in_grey_levels_are_read_as_they_are_meant(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (6, 7, 5)).astype(np.uint8)
+    write_volume(tmp_path / "grey.nii.gz", array)
+    assert (volumes.read_grey(tmp_path / "grey.nii.gz")[0] == array.transpose(2, 1, 0)).all()
+    image = nib.Nifti1Image(array, LPS)
+    image.header.set_slope_inter(8, -1024)
+    nib.save(image, tmp_path / "slope.nii.gz")
+    in_hu = volumes.to_grey(array.transpose(2, 1, 0) * np.float32(8) - np.float32(1024))
+    assert (volumes.read_grey(tmp_path / "slope.nii.gz")[0] == in_hu).all()
+
+
+class Bright:
+    """A network for slices of 16 x 16 that takes what is brighter than the mean for lesion."""
+
+    def predict_on_batch(self, images):
+        assert len(images) == prediction.BATCH
+        return (images > 0).astype(np.float32) * 0.8
+
+
+@pytest.fixture
+def bright():
+    """A run of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
+    made_with = {"size": 16, "step": 1, "window_hu": [-1250, 250], "mean": 128.0, "std": 50.0}
+    return training.Run(SimpleNamespace(run="bright", preprocessing=made_with), Bright(), None, {})
+
+
+def _block(path, slices=3, affine=LPS):
+    """Write a scan of 16 x 16 in HU, in which 4 x 3 x 2 = 24 voxels are bright."""
+    array = np.full((16, 16, slices), -900, np.int16)
+    array[2:6, 5:8, :2] = 100
+    return write_volume(path, array, affine)
+
+
+@pytest.mark.parametrize("slices", [2, 8, 9, 20])
+def test_what_is_bright_is_marked_whatever_the_number_of_slices(bright, tmp_path, slices):
+    path = _block(tmp_path / "scan.nii.gz", slices)
+    mask, header = prediction.predict_volume(bright, path)
+    volumes.write_mask(tmp_path / "mask.nii.gz", mask, header)
+    expected = np.asarray(nib.load(path).dataobj) == 100
+    assert (np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj) == expected).all()
+
+
+def test_lesion_volume_by_hand(bright, tmp_path):
+    """24 voxels of 1 x 1 x 2 mm are 0.048 ml; 12 of the 48 voxels of the lungs are marked."""
+    lungs = np.zeros((16, 16, 3), np.uint8)
+    lungs[2:6, 5:8, 1] = 1
+    lungs[2:6, 5:8, 2] = 2
+    lungs[6:12, 5:9, 2] = 2
+    job = scans.Job(
+        _block(tmp_path / "scan.nii.gz"),
+        tmp_path / "mask.nii.gz",
+        tmp_path / "map.nii.gz",
+        write_volume(tmp_path / "lungs.nii.gz", lungs),
+    )
+    found = scans.predict(bright, job)
+    assert found.ml == pytest.approx(0.048)
+    assert found.percent == pytest.approx(25)
+    assert str(found) == "lesions 0.0 ml, 25.0 % of the lungs"
+    assert np.unique(nib.load(job.probabilities).get_fdata()).round(4).tolist() == [0, 0.8]
+    assert b"lesion probability by run bright" in nib.load(job.probabilities).header["descrip"].item()
+    assert scans.predict(bright, replace(job, lungs=None)).percent is None
+
+
+@pytest.mark.parametrize(("unit", "ml"), [("mm", 0.03), ("unknown", 0.03), ("meter", 3e7), ("micron", 3e-11)])
+def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
+    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-2, 3, 5, 1])).header
+    header.set_xyzt_units(unit)
+    assert scans.voxel_ml(header) == pytest.approx(ml)
+
+
+@pytest.fixture
+def run_folder(tiny_study, tiny_recipe):
+    training.train(tiny_recipe, tiny_study)
+    return tiny_study.path("recipe", run="dice").parent
+
+
+def _predict(*arguments):
+    done = CliRunner().invoke(main, ["predict", *map(str, arguments)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp_path):
+    """One study is enough: a scan; a folder with a broken scan, a scan without lungs and three sound ones."""
+    images = tiny_dataset / "CT_scans"
+    masks, maps, lungs = (tmp_path / name for name in ("masks", "maps", "lungs"))
+    scan, out = images / "scan_1.nii.gz", tmp_path / "new" / "mask.nii.gz"
+    done = _predict(scan, "--run", run_folder, "--out", out)
+    assert done.exit_code == 0, done.output
+    mask, _ = prediction.predict_volume(training.read_run(run_folder), scan)
+    assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml\nNot a medical device." in done.output
+    for number in range(1, 5):
+        write_volume(lungs / f"scan_{number}.nii.gz", np.ones((20, 16, 5), np.uint8))
+    (images / "scan_3.nii.gz").write_text("no volume")
+    (images / "notes.txt").write_text("no scan")
+    options = ["--out", masks, "--probabilities", maps, "--lungs", lungs]
+    done = _predict(images, "--run", run_folder, *options)
+    assert done.exit_code == 1
+    assert "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz is cut off" in done.output
+    assert f"\n  scan_5.nii.gz: no lung mask {lungs / 'scan_5.nii.gz'}: add it" in done.output
+    assert done.output.count("% of the lungs") == 3
+    names = [f"scan_{number}.nii.gz" for number in (1, 2, 4)]
+    assert sorted(path.name for path in masks.iterdir()) == sorted(path.name for path in maps.iterdir()) == names
+    assert (masks / "scan_1.nii.gz").read_bytes() == out.read_bytes()
+    levels, mask = (nib.load(folder / "scan_1.nii.gz").get_fdata() for folder in (maps, masks))
+    assert ((levels >= 0.5) == mask).all()
+    away = run_folder.rename(tmp_path / "copied")
+    assert _predict(scan, "--run", away, "--out", out).exit_code == 0
+
+
+def _refused(tmp_path, *arguments):
+    """Return in one line what the command says; a scan and an empty run lie in `tmp_path`."""
+    before = sorted(tmp_path.rglob("*"))
+    done = _predict(*arguments, *([] if "--run" in arguments else ["--run", tmp_path / "no_run"]))
+    assert done.exit_code in (1, 2)
+    assert sorted(tmp_path.rglob("*")) == before
+    return done.output.splitlines()[-1]
+
+
+def test_names_that_cannot_be_are_refused_before_a_run_is_looked_for(tmp_path):
+    scan = _block(tmp_path / "scans" / "scan.nii.gz")
+    folder, mask = scan.parent, tmp_path / "mask.nii.gz"
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(scan)
+    named = r"--out is .*mask.png: expected a file whose name ends in .nii or .nii.gz"
+    for message, arguments in {
+        named: [scan, "--out", tmp_path / "mask.png"],
+        r"--out is .*scans: expected a file": [scan, "--out", folder],
+        r"--probabilities is .*map: expected a file": [scan, "--out", mask, "--probabilities", tmp_path / "map"],
+        r"--lungs is .*scans: expected a file": [scan, "--out", mask, "--lungs", folder],
+        r"--out is .*mask.nii.gz: expected .*scans is a folder, so a folder too": [folder, "--out", mask],
+        r"scan.nii.gz is a scan or a lung mask and would be overwritten": [scan, "--out", scan],
+        r"link.nii.gz is a scan or a lung": [scan, "--out", link],
+        r"scans.scan.nii.gz is a scan or": [folder, "--out", folder],
+        r"both .*mask.nii.gz: choose two places": [scan, "--out", mask, "--probabilities", mask],
+        r"no finished run in .*no_run \(no recipe.json, .*study/models/dice": [scan, "--out", mask],
+        r"'nowhere.nii' does not exist": ["nowhere.nii", "--out", mask],
+        r"cannot be written": [scan, "--out", link / "mask.nii.gz"],
+    }.items():
+        assert re.search(message, _refused(tmp_path, *arguments)), message
+    (tmp_path / "empty").mkdir()
+    assert "no .nii or .nii.gz file in" in _refused(tmp_path, tmp_path / "empty", "--out", tmp_path / "masks")
+
+
+def test_a_scan_that_is_none_is_refused_and_what_stood_there_stays(run_folder, tmp_path):
+    (tmp_path / "work").mkdir()
+    mask = tmp_path / "work" / "mask.nii.gz"
+    mask.write_text("what stood there")
+    array = np.random.default_rng(0).integers(-1000, 0, (6, 7, 5)).astype(np.int16)
+    nan = array.astype(np.float32)
+    nan[0, 0, 0] = np.nan
+    shorter = write_volume(tmp_path / "short.nii.gz", np.ones((6, 7, 4), np.uint8))
+    moved = write_volume(tmp_path / "moved.nii.gz", np.ones((6, 7, 5), np.uint8), LPS + np.eye(4, k=3))
+    empty = write_volume(tmp_path / "empty.nii.gz", np.zeros((6, 7, 5), np.uint8))
+    scan = write_volume(tmp_path / "sound.nii.gz", array)
+    colour = np.zeros((6, 7, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-30])
+    (tmp_path / "text.nii").write_text("x" * 999)
+    for message, arguments in {
+        r"4d.nii holds an array of shape \(6, 7, 5, 2\)": [write_volume(tmp_path / "4d.nii", np.stack([array] * 2, 3))],
+        r"nan.nii: holds NaN": [write_volume(tmp_path / "nan.nii", nan)],
+        r"blank.nii: every voxel is 0": [write_volume(tmp_path / "blank.nii", array * 0)],
+        r"raw.nii: .*neither Hounsfield": [write_volume(tmp_path / "raw.nii", array + 2000)],
+        r"colour.nii holds voxels of .*one number a voxel": [write_volume(tmp_path / "colour.nii", colour)],
+        r"cut.nii.gz is cut off": [tmp_path / "cut.nii.gz"],
+        r"text.nii is not a NIfTI file": [tmp_path / "text.nii"],
+        r"short.nii.gz: the image is \(6, 7, 5\) and its lung mask \(6, 7, 4\)": [scan, "--lungs", shorter],
+        r"moved.nii.gz: image and lung mask lie in different": [scan, "--lungs", moved],
+        r"lung mask empty.nii.gz is empty": [scan, "--lungs", empty],
+        r"lung mask sound.nii.gz: holds .*expected whole labels": [scan, "--lungs", scan],
+    }.items():
+        said = _refused(tmp_path / "work", *arguments, "--run", run_folder, "--out", mask)
+        assert re.search(message, said), said
+    assert mask.read_text() == "what stood there"
+
+
+def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
+    scan, mask = _block(tmp_path / "work" / "scan.nii.gz"), tmp_path / "work" / "mask.nii.gz"
+    asked = [tmp_path / "work", scan, "--run", run_folder, "--out", mask]
+    weights = run_folder / "best.weights.h5"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    assert "is damaged, or its files are not of one run" in _refused(*asked)
+    weights.write_bytes(whole)
+    recipe = run_folder / "recipe.json"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
+    assert "is damaged, or its files are not of one run" in _refused(*asked)
+    recipe.write_text(text[:50])
+    assert "is damaged" in _refused(*asked)
+    recipe.write_text(text)
+    (run_folder / "timing.json").unlink()
+    assert "(no timing.json): expected the folder of a run" in _refused(*asked)
+
+
+def test_a_folder_that_may_not_be_written_is_said_before_anything(tmp_path, disk):
+    scan = _block(tmp_path / "scan.nii.gz")
+    with disk(tmp_path / "disk", "size=1m") as remount:
+        (tmp_path / "disk" / "mask.nii.gz").write_text("old")
+        remount("ro")
+        said = _refused(tmp_path / "disk", scan, "--out", tmp_path / "disk" / "mask.nii.gz")
+        assert "Read-only file system" in said
+        assert "choose another place" in said
