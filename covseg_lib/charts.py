@@ -104,7 +104,7 @@ def leak(table):
     ax = figure.subplots()
     noise = np.random.default_rng(0).uniform(0.94, 1.06, len(table))
     for number, (split, rows) in enumerate(table.groupby("split", sort=False)):
-        mm = rows["mm"].clip(upper=BEYOND_MM)
+        mm = rows["mm"].replace(np.inf, BEYOND_MM)
         colour = COLOURS[0] if split == "slice" else COLOURS[4]
         ax.plot(mm * noise[: len(mm)], rows["dice"], ".", color=colour, alpha=0.35, label=f"{split} split")
         medians = rows.groupby(mm)["dice"].median()

@@ -46,7 +46,7 @@ def numbers(study):
     DataFrame, a row a number: what, report, ours, verdict ("reproduced", "explained", "not reproduced", or "another
     question" where the study has not the report's slices and split), why
     """
-    rows = [*_slice_numbers(study), *_time_numbers(), *_score_numbers(study)]
+    rows = [*_slice_numbers(study), *_time_numbers(study), *_score_numbers(study)]
     return pd.DataFrame(rows, columns=["what", "report", "ours", "verdict", "why"])
 
 
@@ -93,12 +93,19 @@ def _slice_numbers(study):
             yield what, theirs, ours, "explained", slip
 
 
-def _time_numbers():
-    """Yield the rows of the total times, which follow from the report's other numbers."""
+def _time_numbers(study):
+    """Yield the rows of epochs and times: the total ones follow from the report's other numbers."""
+    for key, row in table_2_1(study).iterrows():
+        model, same = key[1], row["epochs"] == row["report_epochs"]
+        device = storage.read_json(study.need("timing", run=_models(study)[key]["run"]))["device"]
+        why = ("reproduced", "the same") if same else ("another question", "trained for other epochs here")
+        yield f"{model} model, epochs", row["report_epochs"], row["epochs"], *why
+        for what in ("first_epoch_s", "other_epochs_s"):
+            yield f"{model} model, {what}", row[f"report_{what}"], row[what], "another question", f"here on {device}"
     for metric, theirs in REPORT.items():
         ours = theirs["first_epoch_s"] + (theirs["epochs"] - 1) * theirs["other_epochs_s"]
         verdict = "explained" if ours == theirs["total_s"] else "not reproduced"
-        yield f"{metric} model, total s", theirs["total_s"], ours, verdict, "first epoch + (epochs - 1) x other epochs"
+        yield f"{metric} model, total_s", theirs["total_s"], ours, verdict, "first epoch + (epochs - 1) x other epochs"
 
 
 def _score_numbers(study):

@@ -172,7 +172,7 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
     numbers = reproduction.numbers(compared).set_index("what")
     assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [661, 25, "another question"]
     assert numbers.loc["dice_slice model, dice, test", "verdict"] == "another question"
-    assert numbers.loc["dice model, total s", ["ours", "verdict"]].tolist() == [4333, "explained"]
+    assert numbers.loc["dice model, total_s", ["ours", "verdict"]].tolist() == [4333, "explained"]
 
 
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
