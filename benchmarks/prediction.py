@@ -6,7 +6,8 @@ Untrained weights, 256 px, step 2, the precision that this machine is fast in fo
 (in turn). "ours" reads the scan, predicts it and writes mask and probability map in its space; "plain" reads it by
 nibabel, resizes every slice as ours does into one float32 array, calls `model.predict` on it (batches of 32, Keras'
 default), and neither brings the result back to the scan nor writes it. Both counted from the loaded run on, so without
-the start of Python and TensorFlow; beside it the part of it that is `model.predict` alone.
+the start of Python and TensorFlow; beside it the part of it that is `model.predict` alone. "plain_untuned" is plain
+without the waits of tf.data that docs/training.md describes.
 """
 
 import json
@@ -54,7 +55,7 @@ def ours(run, scan, folder):
     scans.predict(run, scans.Job(scan, folder / "mask.nii.gz", folder / "map.nii.gz"))
 
 
-def plain(run, scan, folder):
+def plain(run, scan, folder, tuned=True):
     """Predict all slices in one array; return the seconds of `model.predict` alone."""
     from covseg_lib import resizing
 
@@ -63,13 +64,26 @@ def plain(run, scan, folder):
     resized = [resizing.resize_image(volume[::STEP, ::STEP, k], (SIZE, SIZE)) for k in range(volume.shape[2])]
     images = resizing.standardise(np.stack(resized)[..., None], about["mean"], about["std"])
     start = time.perf_counter()
-    probabilities = run.model.predict(images, verbose=0)
+    probabilities = run.model.predict(images if tuned else _untuned(images), verbose=0)
     seconds = time.perf_counter() - start
     np.save(folder / "probabilities.npy", probabilities >= 0.5)
     return seconds
 
 
-WAYS = {"ours": ours, "plain": plain}
+def plain_untuned(run, scan, folder):
+    """Predict the same, but tf.data is told not to tune itself."""
+    return plain(run, scan, folder, tuned=False)
+
+
+def _untuned(images):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices(images).batch(32).prefetch(2).with_options(options)
+
+
+WAYS = {"ours": ours, "plain": plain, "plain_untuned": plain_untuned}
 
 
 def one(way, run_folder, scan):
@@ -105,15 +119,22 @@ def main(scan, rounds, way, run_folder):
     with tempfile.TemporaryDirectory() as folder:
         run_folder = Path(folder) / "untrained"
         make_run(run_folder)
-        print("| round | ours, s | plain, s | of it predict | plain / ours | predict / ours | ours, GB | plain, GB |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| round | way | seconds | of it predict | this / ours | predict / ours | peak memory, GB |")
+        print("|---|---|---|---|---|---|---|")
         for number in range(1, rounds + 1):
-            (seconds, _, memory), (other, network, others) = (measure(way, run_folder, scan) for way in WAYS)
-            ratios = f"{other / seconds:.2f} | {network / seconds:.2f}"
-            print(
-                f"| {number} | {seconds:.1f} | {other:.1f} | {network:.1f} | {ratios} | {memory:.2f} | {others:.2f} |",
-                flush=True,
-            )
+            measured = {way: measure(way, run_folder, scan) for way in WAYS}
+            for way, (seconds, network, memory) in measured.items():
+                ratio, of_network = (spent and f"{spent / measured['ours'][0]:.2f}" for spent in (seconds, network))
+                cells = (
+                    number,
+                    way,
+                    f"{seconds:.1f}",
+                    network and f"{network:.1f}",
+                    ratio,
+                    of_network,
+                    f"{memory:.2f}",
+                )
+                print(f"| {' | '.join(str(cell or '') for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":
