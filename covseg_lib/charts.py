@@ -106,7 +106,7 @@ def leak(table):
     for number, (split, rows) in enumerate(table.groupby("split", sort=False)):
         mm = rows["mm"].replace(np.inf, BEYOND_MM)
         colour = COLOURS[0] if split == "slice" else COLOURS[4]
-        ax.plot(mm * noise[: len(mm)], rows["dice"], ".", color=colour, alpha=0.35, label=f"{split} split")
+        ax.plot(mm * noise[: len(mm)], rows["dice"], ".", color=colour, alpha=0.35)
         medians = rows.groupby(mm)["dice"].median()
         ax.plot(medians.index, medians, "_", color=colour, markersize=26, markeredgewidth=3)
         place = {"xy": (0.99, 0.92 - 0.08 * number), "xycoords": "axes fraction", "ha": "right"}
@@ -117,7 +117,6 @@ def leak(table):
     ax.minorticks_off()
     ax.set(ylim=(-0.03, 1.03), xlabel="mm to the nearest slice trained on", ylabel="Dice of a test slice")
     ax.set_title("What a neighbour in the training set is worth (bars: medians)")
-    ax.legend(frameon=False, loc="lower left")
     return figure
 
 

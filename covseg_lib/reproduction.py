@@ -29,7 +29,7 @@ def table_2_1(study):
     """
     counted = {side: _pooled(study, names) for side, names in SIDES.items()}
     rows = {}
-    for key, recipe in _models(study).items():
+    for key, recipe in sorted(_models(study).items(), key=lambda item: item[0][0], reverse=True):  # slice, then patient
         metric, theirs = recipe["objective"], REPORT[recipe["objective"]]
         ours = storage.read_json(study.need("timing", run=recipe["run"])) | {"epochs": recipe["epochs"]}
         ours |= {side: float(scores.of_counts(metric, *counted[side].loc[key])) for side in SIDES}
@@ -82,7 +82,7 @@ def _slice_numbers(study):
     """Yield the rows of the counts of slices."""
     sides = slices.table(study)["slice_split"].value_counts()
     printed = sum(REPORT_SLICES[side] for side in ("train", "validation", "test"))
-    slip = f"the report's three sum to {printed}, not {REPORT_SLICES['used']}: slips of two digits and of one"
+    slip = f"the report's three sum to {printed}, not {REPORT_SLICES['used']}; ours do: a slip of digits"
     for name, theirs in REPORT_SLICES.items():
         ours, what = (len(slices.table(study)), "slices") if name == "used" else (int(sides[name]), f"slices, {name}")
         if not is_the_reports(study):
@@ -95,7 +95,8 @@ def _slice_numbers(study):
 
 def _time_numbers(study):
     """Yield the rows of epochs and times: the total ones follow from the report's other numbers."""
-    for key, row in table_2_1(study).iterrows():
+    rows = table_2_1(study)
+    for key, row in rows[rows.index.get_level_values("split") == rows.index[0][0]].iterrows():
         model, same = key[1], row["epochs"] == row["report_epochs"]
         device = storage.read_json(study.need("timing", run=_models(study)[key]["run"]))["device"]
         why = ("reproduced", "the same") if same else ("another question", "trained for other epochs here")

@@ -134,7 +134,8 @@ def counted(study, side="test"):
 
     Returns
     -------
-    DataFrame, one row a model and slice: split, model, fold, side, case, patient, slice, and `COUNTS`
+    DataFrame, one row a model and slice, the report's split first: split, model, fold, side, case, patient, slice, and
+    `COUNTS`
     """
     tables = []
     for run in predicted_runs(study):
@@ -147,7 +148,8 @@ def counted(study, side="test"):
     folds = runs.groupby("split")[["model", "fold"]].apply(_common_folds)
     everything = pd.concat([runs, _read(study, BASELINES_FILE)])
     kept = [fold in folds[split] for split, fold in zip(everything["split"], everything["fold"], strict=True)]
-    return everything[np.array(kept) & (everything["side"] == side)].reset_index(drop=True)
+    everything = everything[np.array(kept) & (everything["side"] == side)]
+    return everything.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # the report's first
 
 
 def table(study):
