@@ -39,7 +39,7 @@ def make_run(folder, objective="dice"):
 
     about = {"size": SIZE, "step": STEP, "window_hu": REPORT["window_hu"], "mean": 90.0, "std": 80.0}
     names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
-    recipe = recipes.Recipe("untrained", objective, 1, about, **{name: REPORT[name] for name in names})
+    recipe = recipes.Recipe("untrained", objective, "slice", 0, 1, about, **{name: REPORT[name] for name in names})
     keras.utils.set_random_seed(0)
     folder.mkdir()
     recipes.build_model(recipe).save_weights(folder / "best.weights.h5")

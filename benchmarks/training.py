@@ -126,7 +126,7 @@ def ours(images, masks, precision="auto", xla=False):
 
     names = ("base_filters", "depth", "learning_rate", "seed")
     settings = {name: REPORT[name] for name in names} | {"batch_size": BATCH, "precision": precision}
-    model = recipes.compile_model(recipes.Recipe("bench", "iou", 1, {"size": images.shape[1]}, **settings))
+    model = recipes.compile_model(recipes.Recipe("bench", "iou", "slice", 0, 1, {"size": images.shape[1]}, **settings))
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(
