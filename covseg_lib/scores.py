@@ -212,7 +212,15 @@ def _read(study, run):
 
 
 def _common_folds(rows):
-    return set.intersection(*(set(folds) for _, folds in rows.groupby("model")["fold"]))
+    """Return the folds that all models of a split have; ValueError where there is none."""
+    folds = {model: set(of_model) for model, of_model in rows.groupby("model", sort=False)["fold"]}
+    common = set.intersection(*folds.values())
+    if not common:
+        said = "; ".join(f"{model} {sorted(map(int, its))}" for model, its in folds.items())
+        raise ValueError(
+            f"no fold that all models were tested on (folds of {said}): train them on one FOLD, compare again"
+        )
+    return common
 
 
 def _mean_dice(found, unit):

@@ -67,6 +67,15 @@ def test_folds_that_not_all_models_have_are_left_out(compared, tiny_recipe):
     assert scores.table(compared).loc["patient", "slices"].tolist() == [5] * 5
 
 
+def test_models_without_a_common_fold_cannot_be_compared(compared, tiny_recipe):
+    other = replace(tiny_recipe, run="iou_fold2", objective="iou", epochs=1, fold=2)
+    prediction.predict_study(training.train(other, compared), compared)
+    with pytest.raises(
+        ValueError, match=r"no fold that all models were tested on \(folds of iou \[2\]; dice \[0, 1\]\)"
+    ):
+        scores.table(compared)
+
+
 def test_a_table_without_predictions_names_notebook_06(tiny_study, tiny_recipe):
     training.train(tiny_recipe, tiny_study)
     with pytest.raises(FileNotFoundError, match="run notebook 06 first"):

@@ -74,12 +74,13 @@ def test_a_notebook_alone_under_plain_papermill_and_06_finds_its_run(demo, proje
     shutil.copytree(demo.root, study.root)
     out = tmp_path / "out.ipynb"
     notebook = "notebooks/03_train_accuracy.ipynb"
-    done = _run(["papermill", notebook, str(out), "-p", "EPOCHS", "1", "-p", "RUN", "accuracy_e1"], study, project)
+    parameters = ["-p", "EPOCHS", "1", "-p", "RUN", "accuracy_e1", "-p", "SPLIT", "slice"]
+    done = _run(["papermill", notebook, str(out), *parameters], study, project)
     assert done.returncode == 0, done.stderr[-3000:]
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(out, 4).cells)
     assert len(pd.read_csv(study.path("history", run="accuracy_e1"))) == 1
     runner.run(study, numbers=["06"])
-    assert pd.read_csv(study.path("table"))["model"].tolist() == ["accuracy", "accuracy_e1", "iou", "dice"]
+    assert pd.read_csv(study.path("table"))["model"].tolist() == ["accuracy_e1", "accuracy", "iou", "dice"]
 
 
 def test_01_stops_at_a_bad_first_case_or_goes_on_without_it(tiny_dataset, tmp_path):
