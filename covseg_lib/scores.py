@@ -137,11 +137,14 @@ def counted(study, side="test"):
     DataFrame, one row a model and slice, the report's split first: split, model, fold, side, case, patient, slice, and
     `COUNTS`
     """
-    tables = []
+    tables, recipes = [], {}
     for run in predicted_runs(study):
         recipe = storage.read_json(study.need("recipe", run=run))
         about = {"model": model_of(run, recipe), "split": recipe["split"], "fold": recipe["fold"]}
         tables.append(_read(study, run).assign(**about))
+        but_fold = recipe | {"run": "", "fold": 0}
+        if recipes.setdefault(about["model"], but_fold) != but_fold:
+            raise ValueError(f"{run} was trained by another recipe than the other folds of it: train all alike")
     if not tables:
         raise FileNotFoundError(f"no predictions in {study.path('predictions')}: run notebook 06 first")
     runs = pd.concat(tables)

@@ -6,6 +6,17 @@ from covseg_lib import figures, prediction, scores, slices, splits, storage
 from covseg_lib.study import LESION_FROM
 
 
+def to_show(study, runs):
+    """Return the names of those of some Runs, {name: Run}, that pictures are made of: one a model, on the same slices.
+
+    They are of the study's split where one is, else of the other; of the lowest fold.
+    """
+    split, usual = study.settings()["split"], {name: run.recipe for name, run in runs.items()}
+    usual = {name: recipe for name, recipe in usual.items() if recipe.split == split} or usual
+    fold = min(recipe.fold for recipe in usual.values())
+    return [name for name, recipe in usual.items() if recipe.fold == fold]
+
+
 def overlays(study, run, count=4):
     """Show the test slices of a run with the largest lesions, as Figures 2.8 to 2.10."""
     table, images, masks, found = _test_slices(study, run)

@@ -76,6 +76,20 @@ def test_models_without_a_common_fold_cannot_be_compared(compared, tiny_recipe):
         scores.table(compared)
 
 
+def test_folds_of_two_recipes_are_not_one_model(compared, tiny_recipe):
+    other = replace(tiny_recipe, run="dice_fold2", epochs=2, fold=2)
+    prediction.predict_study(training.train(other, compared), compared)
+    with pytest.raises(ValueError, match="dice_fold2 was trained by another recipe than the other folds of it"):
+        scores.table(compared)
+
+
+def test_pictures_are_of_the_studys_split_or_of_the_other(compared):
+    runs = {name: training.load_run(compared, name) for name in compared.runs()}
+    assert views.to_show(compared, runs) == ["dice"]
+    assert views.to_show(compared, {"dice_slice": runs["dice_slice"]}) == ["dice_slice"]
+    assert views.to_show(compared, {"dice_fold1": runs["dice_fold1"]}) == ["dice_fold1"]
+
+
 def test_a_table_without_predictions_names_notebook_06(tiny_study, tiny_recipe):
     training.train(tiny_recipe, tiny_study)
     with pytest.raises(FileNotFoundError, match="run notebook 06 first"):
