@@ -49,6 +49,68 @@ def run(folder, only, parameters):
 
 
 @main.command()
+@STUDY
+@click.option("--notebook", "numbers", multiple=True, metavar="NUMBER", help="A notebook that trains, as 03.")
+@click.option("--vary", multiple=True, metavar="NAME=VALUE,VALUE", help="A parameter and its values, as EPOCHS=10,50.")
+@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of all runs.")
+@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The same said in YAML.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Notebooks at a time.")
+@click.option("--scheduler", default="", metavar="ADDRESS", help="Of a Dask cluster, as tcp://10.0.0.1:8786.")
+@click.option("--dry-run", is_flag=True, help="List the runs with their state and an estimate of their time.")
+def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
+    """Train every notebook with every combination of values, what is missing of that, and compare all runs.
+
+    Runs are called as what they vary, as dice_epochs10_seed0. Called again, a sweep does what is missing. What fails
+    does not stop the others; the exit status is 1 then.
+    """
+    from covseg_lib import grid, runner, runs
+    from covseg_lib import sweep as sweeping
+
+    study = Study(folder.resolve())
+    try:
+        of_file = grid.read_file(file) if file else ([], {}, {})
+        values = of_file[2] | {name: runner.parse_value(value) for name, value in parameters}
+        jobs = grid.plan(study, numbers or of_file[0], of_file[1] | grid.parse_vary(vary), values)
+        if dry_run:
+            click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
+            return
+        done = sweeping.run(study, jobs, workers, scheduler)
+        runner.run(study, {"VARY": ""}, ["07"])
+    except (ValueError, OSError, ImportError, runner.NotebookFailed) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"\n{runs.brief(pd.read_csv(study.need('runs'), index_col='run')).to_string()}\n")
+    click.echo(f"{study.path('runs')}\n{study.path('figure', name='runs')}\n{study.path('sweep_log')}")
+    for row in done[done["state"] != "finished"].itertuples():
+        click.echo(f"{row.run} {row.state}: {row.why or 'left alone'}")
+    click.echo("Not a medical device.")
+    failed = (done["state"] == "failed").sum()
+    if failed:
+        raise click.ClickException(f"{failed} of {len(done)} runs failed; the same command tries these again")
+
+
+def _planned(seconds, states, jobs):
+    """Return in words what a sweep would do, and how long that would take."""
+    rows = [(job.recipe.run, job.notebook.stem, job.recipe.epochs) for job in jobs]
+    table = pd.DataFrame(rows, columns=["run", "notebook", "epochs"]).assign(state=states, minutes=seconds)
+    table["minutes"] = (table["minutes"] / 60).round(1)
+    total = table.loc[table["state"] == "to do", "minutes"].sum(skipna=False)
+    said = "no finished run of this network to estimate from" if pd.isna(total) else f"{total:.1f} minutes of training"
+    return f"{table.to_string(index=False)}\nto do: {said}, one after the other; a notebook's start comes on top"
+
+
+@main.command()
+@STUDY
+def runs(folder):
+    """List the runs of a study, finished or not."""
+    from covseg_lib import runs
+
+    try:
+        click.echo(runs.brief(runs.listing(Study(folder))).to_string())
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
 @click.argument("scan", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), default="study/models/dice", show_default=True, help="A run."

@@ -50,7 +50,9 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a whole number from 1 on")
-        if not self.learning_rate > 0:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}: expected a whole number from 0 on")
+        if not isinstance(self.learning_rate, (int, float)) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a number above 0")
         if self.precision not in hardware.PRECISIONS:
             raise ValueError(f"no precision {self.precision!r}: choose one of {', '.join(hardware.PRECISIONS)}")

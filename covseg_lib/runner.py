@@ -89,27 +89,32 @@ def run(study, parameters=None, numbers=()):
         raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
     parameters["STUDY"] = str(study.root.resolve())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
-    bar = tqdm(paths, unit="notebook")
-    return [_execute(path, study, {k: parameters[k] for k in known[path] if k in parameters}, bar) for path in bar]
+    made = []
+    with tqdm(paths, unit="notebook") as bar:
+        for path in bar:
+            bar.set_description(path.stem)
+            made.append(study.path("notebooks") / path.name)
+            execute(path, made[-1], {name: parameters[name] for name in known[path] if name in parameters})
+            if path.name.startswith("06"):
+                write_report(study, made[-1])
+    return made
 
 
-def _execute(path, study, parameters, bar):
-    bar.set_description(path.stem)
-    out = study.path("notebooks") / path.name
+def execute(path, out, parameters):
+    """Execute one notebook with parameters, in a process of its own; `out` is the executed copy.
+
+    Raises NotebookFailed.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
             str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT), extra_arguments=KERNEL_ARGUMENTS
         )
     except (PapermillExecutionError, DeadKernelError) as error:
-        bar.close()
         why = "stopped: its process died, most likely for want of memory (smaller BATCH_SIZE or SIZE)"
         if isinstance(error, PapermillExecutionError):
             why = f"stopped in cell {error.cell_index} with {error.ename}: {error.evalue}"
         raise NotebookFailed(f"{path.name} {why}\nThe executed copy shows how far it came: {out}") from error
-    if path.name.startswith("06"):
-        write_report(study, out)
-    return out
 
 
 def write_report(study, notebook):

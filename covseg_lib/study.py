@@ -34,9 +34,12 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
     "differences": ("scores/differences.csv", "06"),
     "cases_scores": ("scores/cases.csv", "06"),
     "report_numbers": ("scores/report_numbers.csv", "06"),
+    "runs": ("scores/runs.csv", "07"),
     "figures": ("figures", "01 to 06"),
     "figure": ("figures/{name}.png", "01 to 06"),
     "notebooks": ("notebooks", "the command `covseg run`"),
+    "executed": ("notebooks/{run}.ipynb", "the command `covseg sweep`"),
+    "sweep_log": ("notebooks/sweep.log", "the command `covseg sweep`"),
     "report": ("report.html", "the command `covseg run`"),
 }
 
