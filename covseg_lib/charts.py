@@ -131,3 +131,29 @@ def thresholds(table):
     ax.set(xlabel="a pixel is lesion from this probability on", ylabel="Dice, test slices pooled", ylim=(0, 1))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
+
+
+def runs(table, varied, score):
+    """Show runs by their test score: against a setting that was varied, and against what their training took.
+
+    `table` as `runs.table` returns it, of one split. A dot is a run; a line joins the means of a setting's runs, the
+    band is from their lowest to their highest.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = {value: place for place, value in enumerate(sorted(table[varied].unique()))}
+    for number, (objective, of_objective) in enumerate(table.groupby("objective", sort=False)):
+        colour, grouped = COLOURS[number], of_objective.groupby(varied)["test"]
+        spread = grouped.agg(["min", "mean", "max"]).rename(index=places)
+        left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
+        left.plot(spread.index, spread["mean"], color=colour, label=f"{objective} model")
+        left.plot(of_objective[varied].map(places), of_objective["test"], "o", color=colour, alpha=0.7)
+        right.plot(of_objective["total_s"] / 60, of_objective["test"], "o", color=colour, alpha=0.7)
+    left.set_xticks(range(len(places)), [f"{value:g}" if not isinstance(value, str) else value for value in places])
+    left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, test slices pooled", title="What the setting buys")
+    right.set(xlabel="minutes of training", title="What it costs")
+    right.set_xlim(left=0)
+    for ax in (left, right):
+        ax.grid(axis="y", color="0.9")
+    left.legend(frameon=False, fontsize=8)
+    return figure

@@ -90,6 +90,8 @@ def plan(study, numbers, vary, parameters=None):
         raise ValueError(
             f"{taken[0]} cannot be given here: a sweep names its runs itself, and sets each parameter once"
         )
+    if not numbers:
+        raise ValueError("no notebook is named: give those that train, as 03")
     combinations = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
     paths = runner.notebooks(numbers)
     jobs = [_job(study, path, varied, parameters) for path in paths for varied in combinations]

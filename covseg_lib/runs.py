@@ -36,6 +36,16 @@ def table(study, score="dice"):
     return listing(study).join(pd.DataFrame.from_dict(found, orient="index"), how="inner")
 
 
+def unpredicted(study):
+    """Return the names of the finished runs that are not predicted yet, or were trained on since."""
+    paths = {run: (study.path("counts", run=run), study.path("weights", run=run)) for run in study.runs()}
+    return [
+        run
+        for run, (counts, weights) in paths.items()
+        if not counts.exists() or counts.stat().st_mtime < weights.stat().st_mtime
+    ]
+
+
 def varied(table):
     """Return the names of those `SETTINGS` but the objective and the split that differ between runs, most values first.
 

@@ -90,7 +90,7 @@ def _only_one(job):
 
     Where the file system knows no locks, nobody is kept off.
     """
-    lock = filelock.FileLock(job.out.with_suffix(".lock"))
+    lock = filelock.FileLock(job.out.with_name(f".{job.out.stem}.lock"))
     job.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)

@@ -32,7 +32,7 @@ def test_the_whole_study_is_there(demo):
     for name, (path, _) in LAYOUT.items():
         if name in ("downloads", "tensorboard"):
             continue  # the demo downloads nothing and logs nothing
-        pattern = path.replace("{run}", "dice").replace("{case}", "*").replace("{name}", "dice_overlays")
+        pattern = path.replace("{run}", "dice*").replace("{case}", "*").replace("{name}", "dice_overlays")
         assert list(demo.root.glob(pattern)), path
     assert not list(demo.root.rglob(".part-*"))
     assert [path.name[:2] for path in sorted(demo.path("notebooks").iterdir())] == ["01", "02", "03", "04", "05", "06"]

@@ -1,0 +1,188 @@
+"""Sweeps of tiny trainings: planned, run, killed, repeated, on threads and on a Dask cluster."""
+
+import multiprocessing
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from covseg_lib import grid, runner, runs, sweep
+from covseg_lib.__main__ import main
+
+SMALL = {"BASE_FILTERS": 2, "LEARNING_RATE": 1e-2}
+
+
+@pytest.fixture
+def jobs(tiny_study):
+    return grid.plan(tiny_study, ["05"], {"EPOCHS": [1, 2], "SEED": [0, 1]}, SMALL)
+
+
+def test_the_grid_has_every_combination_under_a_name_that_says_it(jobs):
+    assert [job.recipe.run for job in jobs] == [
+        f"dice_epochs{epochs}_seed{seed}" for epochs in (1, 2) for seed in (0, 1)
+    ]
+    assert [(job.recipe.epochs, job.recipe.seed) for job in jobs] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(job.recipe.base_filters == 2 for job in jobs)
+
+
+def test_folds_are_named_as_those_of_one_model(tiny_study):
+    jobs = grid.plan(tiny_study, ["03", "04"], {"FOLD": [0, 1], "LEARNING_RATE": [0.01]})
+    assert [job.recipe.run for job in jobs][:2] == ["accuracy_learning_rate0.01", "accuracy_learning_rate0.01_fold1"]
+    assert {job.out.stem for job in jobs} == {job.recipe.run for job in jobs}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "vary", "parameters", "said"),
+    [
+        (["05"], {"EPOCH": [1]}, {}, "no parameter EPOCH in 05_train_dice: it has STUDY, OBJECTIVE, RUN"),
+        (["05"], {"EPOCHS": [1, "ten"]}, {}, "epochs is 'ten': expected a whole number"),
+        (["05"], {"SEED": [-1]}, {}, "seed is -1: expected a whole number from 0 on"),
+        (["05"], {"LEARNING_RATE": ["fast"]}, {}, "learning_rate is 'fast': expected a number above 0"),
+        (["05"], {"FOLD": [7]}, {}, "no fold 7 of the patient split"),
+        (["05"], {"RUN": ["a", "b"]}, {}, "RUN cannot be given here"),
+        (["05"], {"SEED": [1]}, {"SEED": 2}, "SEED cannot be given here"),
+        (["05", "06"], {"SHOW": [1]}, {}, "no parameter SHOW in 05_train_dice"),
+        (["06"], {"SHOW": [1]}, {}, "notebook 06_predict_and_compare trains no run: choose among 03, 04 and 05"),
+        (["05"], {"SEED": [1, 1]}, {}, "dice_seed1 would be trained twice"),
+        (["09"], {"SEED": [1]}, {}, "no notebook 09"),
+        ([], {"SEED": [1]}, {}, "no notebook is named"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anything_runs(tiny_study, numbers, vary, parameters, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        grid.plan(tiny_study, numbers, vary, parameters)
+    assert not tiny_study.path("models").exists()
+
+
+def test_what_a_shell_or_a_file_says_is_the_same(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("notebooks: ['03', 05]\nvary: {EPOCHS: [10, 50], SPLIT: slice}\nparameters: {SEED: 1}\n")
+    vary = grid.parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
+    assert grid.read_file(file) == (["03", "05"], vary, {"SEED": 1})
+
+
+@pytest.mark.parametrize("text", ["EPOCHS", "EPOCHS=", "EPOCHS=1,,2", "=1", "A=1=2"])
+def test_what_is_no_list_of_values_is_refused(text):
+    with pytest.raises(ValueError, match="expected NAME=VALUE,VALUE"):
+        grid.parse_vary([text])
+
+
+@pytest.mark.parametrize("text", ["- 1", "vary: 3", "notebook: 3", "{", "vary: [1]", "parameters: 3"])
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"sweep\.yaml (is no file of a sweep|says notebook: expected)"):
+        grid.read_file(tmp_path / "sweep.yaml")
+
+
+def _kernels():
+    return [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
+
+
+def _kill_one(study, run):
+    """Kill the kernel that trains a run as soon as it has an epoch on disk; for a process beside the sweep."""
+    while not study.path("history", run=run).exists():
+        time.sleep(0.05)
+    for process in psutil.process_iter(["cmdline"]):
+        text = " ".join(process.info["cmdline"] or [])
+        if "ipykernel_launcher" in text and process.environ().get("COVSEG_TEST_SWEEP") == str(study.root):
+            process.kill()
+
+
+def test_one_killed_and_one_that_fails_stop_nothing_and_the_next_call_does_these(tiny_study, monkeypatch):
+    monkeypatch.setenv("COVSEG_TEST_SWEEP", str(tiny_study.root))
+    good = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 1})
+    bad = grid.plan(tiny_study, ["05"], {"BACKUP_EVERY": [0]}, SMALL | {"EPOCHS": 1})
+    long = grid.plan(tiny_study, ["03"], {"EPOCHS": [40]}, SMALL)
+    killer = multiprocessing.get_context("spawn").Process(target=_kill_one, args=(tiny_study, long[0].recipe.run))
+    killer.start()
+    first = sweep.run(tiny_study, long, 1)  # alone, so that the killer hits no other
+    killer.join()
+    assert first["state"].tolist() == ["failed"]
+    assert "its process died" in first["why"][0]
+    second = sweep.run(tiny_study, [*good, *bad], 2)
+    assert second["state"].tolist() == ["finished", "finished", "failed"]
+    assert "backup_every is 0" in second["why"][2]
+    written = [good[0].out.stat().st_mtime_ns, tiny_study.path("weights", run=good[0].recipe.run).stat().st_mtime_ns]
+    third = sweep.run(tiny_study, [*good, *long], 2)
+    assert third["state"].tolist() == ["finished"] * 3
+    history = pd.read_csv(tiny_study.path("history", run=long[0].recipe.run))
+    assert history["epoch"].tolist() == list(range(1, 41))
+    again = [good[0].out.stat().st_mtime_ns, tiny_study.path("weights", run=good[0].recipe.run).stat().st_mtime_ns]
+    assert again == written
+    log = tiny_study.path("sweep_log").read_text()
+    assert log.count("finished") == 3
+    assert "sweep of 3 runs, 1 to do" in log
+    listed = runs.listing(tiny_study)
+    assert (listed["state"] == "finished").sum() == 3
+    assert not _kernels()
+
+
+def _hold(job, held, let_go):
+    with sweep._only_one(job) as alone:
+        assert alone
+        held.set()
+        let_go.wait()
+
+
+def test_a_run_under_way_elsewhere_is_left_alone_until_its_process_is_killed(tiny_study, jobs):
+    context = multiprocessing.get_context("spawn")
+    held, let_go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(jobs[0], held, let_go))
+    other.start()
+    assert held.wait(60)
+    assert sweep.states(tiny_study, jobs[:2]) == ["under way", "to do"]
+    assert sweep.execute(jobs[0]) == ("under way", "")
+    done = sweep.run(tiny_study, jobs[:1])
+    assert done["state"].tolist() == ["under way"]
+    other.kill()
+    other.join()
+    assert sweep.states(tiny_study, jobs[:2]) == ["to do", "to do"]
+
+
+def test_a_cluster_gives_the_scores_of_threads(tiny_study, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    jobs = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 1})
+    assert set(sweep.run(tiny_study, jobs)["state"]) == {"finished"}
+    here = {job.recipe.run: pd.read_csv(tiny_study.path("history", run=job.recipe.run)) for job in jobs}
+    for job in jobs:
+        tiny_study.path("timing", run=job.recipe.run).unlink()
+        for file in tiny_study.path("backup", run=job.recipe.run).iterdir():
+            file.unlink()
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(tmp_path)}
+    with distributed.LocalCluster(**options) as cluster:
+        done = sweep.run(tiny_study, jobs, scheduler=cluster.scheduler_address)
+    assert set(done["state"]) == {"finished"}
+    for run, history in here.items():
+        again = pd.read_csv(tiny_study.path("history", run=run))
+        assert np.allclose(again.drop(columns="seconds"), history.drop(columns="seconds"), atol=1e-6)
+
+
+def test_a_dry_run_lists_and_runs_nothing(tiny_study):
+    arguments = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "--vary", "EPOCHS=1,2", "--dry-run"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"dice_epochs2 +05_train_dice +2 +to do +NaN", done.output)
+    assert "no finished run of this network" in done.output
+    assert not tiny_study.path("models").exists()
+
+
+def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(tiny_study):
+    command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "-p", "BASE_FILTERS", "2"]
+    done = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "1", "--vary", "LEARNING_RATE=0.01,1e30"])
+    assert done.exit_code == 1
+    assert re.search(r"dice_learning_rate1e\+30 failed: .*stopped in cell \d+ with FloatingPointError", done.output)
+    assert "1 of 2 runs failed" in done.output
+    assert pd.read_csv(tiny_study.path("runs"))["run"].tolist() == ["dice_learning_rate0.01"]
+    listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
+    assert re.search(r"dice_learning_rate0\.01 .* finished", listed.output)
+    dry = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "60", "--vary", "SEED=1", "--dry-run"])
+    assert re.search(r"to do: [\d.]+ minutes of training", dry.output), dry.output
+
+
+def test_notebooks_that_train_are_those_with_a_run(project):
+    training = [path.stem for path in runner.notebooks() if "RUN" in runner.parameters_of(path)]
+    assert training == ["03_train_accuracy", "04_train_iou", "05_train_dice"]
