@@ -93,6 +93,8 @@ def run(study, parameters=None, numbers=()):
     if unknown:
         raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
     parameters["STUDY"] = str(study.root.resolve())
+    if parameters.get("DATASET"):  # the notebooks run in the project's folder, not where the command was given
+        parameters["DATASET"] = str(Path(parameters["DATASET"]).resolve())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
     bar = tqdm(paths, unit="notebook")
     return [_execute(path, study, {k: parameters[k] for k in known[path] if k in parameters}, bar) for path in bar]
