@@ -1,4 +1,4 @@
-# Each target makes .venv by itself.   make demo   make test   make notebooks   make lint
+# Each target makes .venv by itself.   make demo   make test   make notebooks   make words   make lint
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -10,14 +10,19 @@ test: .venv/installed lint
 
 notebooks: .venv/installed
 	$(BIN)/python tests/refresh_notebooks.py
+	$(BIN)/python tests/test_docs.py
+
+words: .venv/installed
+	$(BIN)/python tests/test_docs.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test notebooks lint
+.PHONY: demo test notebooks words lint

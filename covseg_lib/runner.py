@@ -50,13 +50,18 @@ def parameters_of(path):
 def parse_value(text):
     """Read a parameter's value as a Python literal where it is one, else as the text it is.
 
+    A tuple becomes a list: papermill would hand it on as text.
+
     >>> parse_value("50"), parse_value("1e-4"), parse_value("None"), parse_value("001"), parse_value("slice")
     (50, 0.0001, None, '001', 'slice')
+    >>> parse_value("(-160, 240)")
+    [-160, 240]
     """
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return list(value) if isinstance(value, tuple) else value
 
 
 def run(study, parameters=None, numbers=()):
@@ -88,6 +93,8 @@ def run(study, parameters=None, numbers=()):
     if unknown:
         raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
     parameters["STUDY"] = str(study.root.resolve())
+    if parameters.get("DATASET"):  # the notebooks run in the project's folder, not where the command was given
+        parameters["DATASET"] = str(Path(parameters["DATASET"]).resolve())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
     made = []
     with tqdm(paths, unit="notebook") as bar:

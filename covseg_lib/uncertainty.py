@@ -44,8 +44,9 @@ def differences(counted, score="dice", seed=0):
 
     Returns
     -------
-    DataFrame, a row a pair: split, score, model, other, difference (model less other), low, high, patients, and
-    verdict: "better" or "worse" only where the interval lies on one side of 0 and there are `ENOUGH_PATIENTS`
+    DataFrame, a row a pair, none where there is one model: split, score, model, other, difference (model less other),
+    low, high, patients, and verdict: "better" or "worse" only where the interval lies on one side of 0 and there are
+    `ENOUGH_PATIENTS`
     """
     rows = []
     models = counted[~counted["model"].isin(scores.BASELINES)]
@@ -57,7 +58,8 @@ def differences(counted, score="dice", seed=0):
             row = {"split": split, "score": score, "model": model, "other": other}
             row |= {"difference": float(_score(*both, score=score, axis=-1)), "low": low, "high": high}
             rows.append(row | {"patients": len(ours), "verdict": _verdict(low, high, len(ours))})
-    return pd.DataFrame(rows)
+    columns = ["split", "score", "model", "other", "difference", "low", "high", "patients", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _by_patient(of_model):

@@ -141,6 +141,11 @@ def test_one_patient_has_no_interval():
     assert sure[["low", "high"]].isna().all(axis=None)
 
 
+def test_one_model_is_compared_with_none():
+    apart = uncertainty.differences(_counted([("only", "x", 5, 1, 1)]))
+    assert apart[apart["score"] == "dice"].empty
+
+
 def test_surfaces_worked_by_hand():
     """Two cubes, one moved by two voxels of 1.5 mm along the slices."""
     cube = np.zeros((12, 8, 8), bool)

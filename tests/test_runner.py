@@ -7,9 +7,9 @@ from covseg_lib.__main__ import main
 from covseg_lib.study import Study
 
 
-def _notebook(path, *sources):
+def _notebook(path, *sources, parameters='STUDY = ""\nEPOCHS = 1'):
     notebook = nbformat.v4.new_notebook()
-    cells = ['STUDY = ""\nEPOCHS = 1', *sources]
+    cells = [parameters, *sources]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
     notebook.cells[0].metadata["tags"] = ["parameters"]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -32,6 +32,14 @@ def test_parameters_reach_the_notebook_and_the_copy_stays(suite):
     assert (suite.root / "made").read_text() == "50"
     assert made == suite.path("notebooks") / "01_first.ipynb"
     assert nbformat.read(made, as_version=4).cells[-1].execution_count
+
+
+def test_a_data_set_is_looked_for_where_the_command_is_given(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "from pathlib import Path\nPath(STUDY, 'made').write_text(DATASET)"
+    _notebook(runner.NOTEBOOKS / "01_first.ipynb", source, parameters='STUDY = ""\nDATASET = ""')
+    runner.run(suite, {"DATASET": "mine"}, ["01"])
+    assert (suite.root / "made").read_text() == str(tmp_path / "mine")
 
 
 def test_an_unknown_parameter_lists_the_known_ones_and_runs_nothing(suite):

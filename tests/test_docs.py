@@ -1,0 +1,124 @@
+"""What holds for the pages: links lead somewhere, quoted messages are the library's, numbers are somebody's.
+
+Run as a script (`make words`) it writes the table of docs/lesson.md again.
+"""
+
+import ast
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from covseg_lib import reproduction, runner, storage
+
+PROJECT = Path(__file__).resolve().parents[1]
+DOCS = PROJECT / "docs"
+LESSON = DOCS / "lesson.md"
+MARKER = "<!-- from here on `make words` writes -->\n"
+WORDS_A_MINUTE = 200
+NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in runner.notebooks()}
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
+
+
+def _text(path):
+    """Return the Markdown of a page, or of a notebook's cells."""
+    if path not in NOTEBOOKS:
+        return path.read_text()
+    return "\n\n".join(cell.source for cell in NOTEBOOKS[path].cells if cell.cell_type == "markdown")
+
+
+def _without_code(text):
+    return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+
+
+def _anchors(path):
+    """Return what headings are called in links, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.+)$", _text(path), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", _without_code(_text(path))):
+        if "://" not in link:
+            file, _, anchor = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target), link
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = (PROJECT / "README.md").read_text()
+    assert all(f"](docs/{page.name})" in readme for page in DOCS.glob("*.md"))
+
+
+def test_the_glossary_is_in_the_order_of_the_alphabet():
+    terms = re.findall(r"^## (.+)$", _text(DOCS / "glossary.md"), re.M)
+    assert terms == sorted({term.lower() for term in terms})
+
+
+def test_every_number_of_the_report_stands_in_its_row():
+    page = _text(DOCS / "report_numbers.md")
+    titles = {"accuracy": "accuracy", "iou": "IoU", "dice": "Dice"}
+    for metric, numbers in reproduction.REPORT.items():
+        epochs, first, others, total, seen, test = numbers.values()
+        assert f"| {titles[metric]} model | {epochs} | {first} | {others} | {total} |" in page
+        (row,) = re.findall(rf"^\| {titles[metric]} \| .+$", page, re.M)
+        assert [f"{score * 100:.2f} %" for score in (seen, test)] == re.findall(r"\d\d\.\d\d %", row)
+    for what, number in reproduction.REPORT_SLICES.items():
+        assert f"\n| {number} {what} slices |" in page
+
+
+def test_quoted_messages_are_the_librarys():
+    quoted = re.findall(r"\*\*`(.+?)`\*\*", _text(DOCS / "troubleshooting.md"), re.DOTALL)
+    said = list(_said())
+    assert len(quoted) > 50
+    assert [message for message in quoted if not any(" ".join(message.split()) in text for text in said)] == []
+
+
+def _said():
+    """Yield every text in the library's code, an ellipsis for what is put into it."""
+    for path in sorted((PROJECT / "covseg_lib").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def lesson():
+    """Return docs/lesson.md as it should be: what is above the marker, and a row a notebook."""
+    rows = [_counted(path) for path in NOTEBOOKS]
+    total = [sum(row[column] for row in rows) for column in range(1, len(rows[0]))]
+    lines = ["| | words | minutes to read | lines of code | cells | exercises |", "|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in [*rows, ["together", *total]]]
+    return LESSON.read_text().split(MARKER)[0] + MARKER + "\n" + "\n".join(lines) + "\n"
+
+
+def _counted(path):
+    """Return a notebook's link, words, minutes, lines of code (answers and comments aside), cells and exercises."""
+    cells = NOTEBOOKS[path].cells
+    words = len(re.findall(r"[^\W\d_][\w'-]*", re.sub(r"\]\([^)]*\)", "", _text(path))))
+    code = [cell.source for cell in cells if cell.cell_type == "code" and not _is_answer(cell)]
+    lines = [line for source in code for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    minutes = math.ceil(words / WORDS_A_MINUTE)
+    link = f"[{path.stem}](../notebooks/{path.name})"
+    return [link, words, minutes, len(lines), len(cells), sum(map(_is_answer, cells))]
+
+
+def _is_answer(cell):
+    return "answer" in cell.metadata.get("tags", [])
+
+
+def test_the_lesson_counts_the_notebooks_as_they_are():
+    assert LESSON.read_text() == lesson(), "run `make words`"
+
+
+def test_no_notebook_has_more_than_25_cells():
+    assert all(len(notebook.cells) <= 25 for notebook in NOTEBOOKS.values())
+
+
+if __name__ == "__main__":
+    storage.write_bytes(LESSON, lesson().encode())
