@@ -75,7 +75,7 @@ def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
             click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
             return
         done = sweeping.run(study, jobs, workers, scheduler)
-        runner.run(study, {"VARY": ""}, ["07"])
+        runner.run(study, {"VARY": {}}, ["07"])
     except (ValueError, OSError, ImportError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"\n{runs.brief(pd.read_csv(study.need('runs'), index_col='run')).to_string()}\n")

@@ -6,15 +6,18 @@ from covseg_lib import figures, prediction, scores, slices, splits, storage
 from covseg_lib.study import LESION_FROM
 
 
+MOST_SHOWN = 6  # models; a sweep may have a hundred
+
+
 def to_show(study, runs):
     """Return the names of those of some Runs, {name: Run}, that pictures are made of: one a model, on the same slices.
 
-    They are of the study's split where one is, else of the other; of the lowest fold.
+    They are of the study's split where one is, else of the other; of the lowest fold; of many models the first.
     """
     split, usual = study.settings()["split"], {name: run.recipe for name, run in runs.items()}
     usual = {name: recipe for name, recipe in usual.items() if recipe.split == split} or usual
     fold = min(recipe.fold for recipe in usual.values())
-    return [name for name, recipe in usual.items() if recipe.fold == fold]
+    return [name for name, recipe in usual.items() if recipe.fold == fold][:MOST_SHOWN]
 
 
 def overlays(study, run, count=4):

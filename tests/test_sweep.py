@@ -97,7 +97,9 @@ def test_one_killed_and_one_that_fails_stop_nothing_and_the_next_call_does_these
     good = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 1})
     bad = grid.plan(tiny_study, ["05"], {"BACKUP_EVERY": [0]}, SMALL | {"EPOCHS": 1})
     long = grid.plan(tiny_study, ["03"], {"EPOCHS": [40]}, SMALL)
-    killer = multiprocessing.get_context("spawn").Process(target=_kill_one, args=(tiny_study, long[0].recipe.run))
+    killer = multiprocessing.get_context("spawn").Process(
+        target=_kill_one, args=(tiny_study, long[0].recipe.run), daemon=True
+    )
     killer.start()
     first = sweep.run(tiny_study, long, 1)  # alone, so that the killer hits no other
     killer.join()
@@ -131,7 +133,7 @@ def _hold(job, held, let_go):
 def test_a_run_under_way_elsewhere_is_left_alone_until_its_process_is_killed(tiny_study, jobs):
     context = multiprocessing.get_context("spawn")
     held, let_go = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(jobs[0], held, let_go))
+    other = context.Process(target=_hold, args=(jobs[0], held, let_go), daemon=True)
     other.start()
     assert held.wait(60)
     assert sweep.states(tiny_study, jobs[:2]) == ["under way", "to do"]
