@@ -5,7 +5,6 @@ import numpy as np
 from covseg_lib import figures, prediction, scores, slices, splits, storage
 from covseg_lib.study import LESION_FROM
 
-
 MOST_SHOWN = 6  # models; a sweep may have a hundred
 
 
