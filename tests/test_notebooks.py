@@ -90,7 +90,7 @@ def test_every_exercise_has_its_answer_folded_at_the_end(name):
     for number, answer in zip(questions, answers, strict=True):
         assert answer.metadata == {"tags": ["answer"], "cellView": "form", "jupyter": {"source_hidden": True}}
         assert answer.source.startswith(f"#@title Answer {number}: open it when you have tried\n")
-        assert re.search(r"^assert ", answer.source, re.M)
+        assert re.search(r"^\s*assert ", answer.source, re.M)
 
 
 @every
