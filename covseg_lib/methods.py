@@ -60,9 +60,11 @@ def link(edges):
     return morphology.opening(morphology.erosion(filled, disk), disk)
 
 
-def innermost(mask):
-    """Return the (row, column) of a mask that is farthest from its rim: a seed that a reader's click might give."""
-    return tuple(map(int, np.unravel_index(ndimage.distance_transform_edt(mask).argmax(), mask.shape)))
+def good_seed(image, mask):
+    """Return the (row, column) that a reader might click: well inside a mask, and of its median grey level."""
+    depth = ndimage.distance_transform_edt(mask)
+    off = np.abs(smooth(image, FINE) - np.median(image[mask > 0]))
+    return tuple(map(int, np.unravel_index(np.where(depth > depth.max() / 2, off, np.inf).argmin(), mask.shape)))
 
 
 def grow(image, seed, tolerance):

@@ -47,7 +47,7 @@ def make_dataset(folder, seed=0):
 
 
 def draw(case, seed=0):
-    """Draw one of `PHANTOMS` as `volumes.read_pair` would read it, without a header; lungs are 1 (right) and 2 (left)."""
+    """Draw one of `PHANTOMS`, upright: a Pair without a header; its lungs are 1 (right) and 2 (left)."""
     patient, lesions, shape, _ = PHANTOMS[case]
     disease = np.random.default_rng((seed, patient, int(case[-1]), 99))
     image, mask, lungs = anatomy.make_volume(shape, lesions, np.random.default_rng((seed, patient)), disease)

@@ -34,8 +34,8 @@ LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
     "differences": ("scores/differences.csv", "06"),
     "cases_scores": ("scores/cases.csv", "06"),
     "report_numbers": ("scores/report_numbers.csv", "06"),
-    "figures": ("figures", "01 to 06"),
-    "figure": ("figures/{name}.png", "01 to 06"),
+    "figures": ("figures", "00 to 06"),
+    "figure": ("figures/{name}.png", "00 to 06"),
     "notebooks": ("notebooks", "the command `covseg run`"),
     "report": ("report.html", "the command `covseg run`"),
 }

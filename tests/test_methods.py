@@ -37,7 +37,7 @@ def test_edges_lie_on_the_rim_and_linked_ones_are_filled(edges):
     assert not found[23:29, 27:33].any()
     assert found[18:22, 30].any()
     assert found[26, 22:26].any()
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) >= (17, 30, 21, 34)
+    assert min(rows.min(), columns.min() - 4, 51 - rows.max(), 55 - columns.max()) >= 17
     linked = methods.link(found)
     assert linked[21:31, 25:35].all()
     assert scores.dice(SQUARE, linked) > 0.8
@@ -61,10 +61,13 @@ def test_a_contour_around_an_organ_is_not_filled():
     assert not methods.link(ring)[30:70, 30:70].any()
 
 
-def test_the_seed_is_the_innermost_pixel():
+def test_a_good_seed_is_inside_and_of_the_lesions_usual_grey():
     mask = np.zeros((9, 9), bool)
-    mask[2:7, 3:8] = True
-    assert methods.innermost(mask) == (4, 5)
+    mask[2:7, 2:7] = True
+    image = np.full((9, 9), 100, np.uint8)
+    image[3:6, 3:6] = 250  # a vessel through the lesion
+    image[5, 4] = 110
+    assert methods.good_seed(image, mask) == (5, 4)
 
 
 def test_growing_stays_in_the_seeds_region_and_leaks_over_a_bridge():
