@@ -25,6 +25,7 @@ def _is_answer(cell):
 
 def test_the_suite_is_the_designs():
     assert list(NOTEBOOKS) == [
+        "00_segmentation_methods",
         "01_slice_volumes",
         "02_preprocess",
         "03_train_accuracy",
