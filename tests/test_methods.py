@@ -135,3 +135,12 @@ def test_a_network_on_pixels_learns_a_bright_square():
     images = np.stack([_noisy(seed) for seed in (1, 2)])
     network = methods.train_on_pixels(images, np.stack([SQUARE, SQUARE]))
     assert scores.dice(SQUARE, methods.classify(network, _noisy(3))) > 0.95
+
+
+def test_a_network_on_pixels_learns_a_rare_lesion_too():
+    truth = np.zeros((200, 200), bool)
+    truth[90:98, 90:98] = True
+    noise = np.random.default_rng(0).normal(0, 8, (3, 200, 200))
+    images = np.where(truth, 120, 50) + noise
+    network = methods.train_on_pixels(images[:2], np.stack([truth, truth]))
+    assert scores.dice(truth, methods.classify(network, images[2])) > 0.8
