@@ -76,6 +76,22 @@ def score_bars(table):
     return figure
 
 
+def method_bars(table):
+    """Show how several methods score: a bar a row of the table, a colour a column of it, Dice in 0..1."""
+    figure = Figure(figsize=(9, 0.9 + 0.42 * len(table)), layout="constrained")
+    ax = figure.subplots()
+    height = 0.8 / table.shape[1]
+    for number, column in enumerate(table):
+        places = np.arange(len(table)) + (number - (table.shape[1] - 1) / 2) * height
+        bars = ax.barh(places, table[column], height * 0.9, color=COLOURS[number], label=column)
+        ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.02), xlabel="Dice on this slice (1: the true mask)")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    return figure
+
+
 def interval_bars(table, score="dice"):
     """Show scores with their intervals, a table as `uncertainty.intervals` returns it."""
     figure = Figure(figsize=(9, 0.9 + 0.32 * len(table)), layout="constrained")

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from covseg_lib import charts
+from covseg_lib import charts, scores
 from covseg_lib.study import LESION_FROM
 
 LESION, TRUTH = "#E69F00", "#56B4E9"  # orange and sky blue of Okabe and Ito, told apart by the colour-blind
@@ -53,14 +53,20 @@ def resizing(before, mask_before, after, mask_after):
 
 
 def errors(images, predicted, true, titles, heading=""):
-    """Show slices (n, H, W), four a row, with what is found, what is a false alarm and what is missed in colours."""
-    figure, axes = _grid(-(-len(images) // 4), 4)
+    """Show slices (n, H, W), up to four a row, with what is found, a false alarm and missed in colours."""
+    figure, axes = _grid(-(-len(images) // 4), min(len(images), 4))
     figure.suptitle(heading)
     for ax, image, found, truth, title in zip(axes.flat, images, predicted, true, titles, strict=False):
         _slice(ax, image, title)
         ax.imshow(_coloured(found, truth), interpolation="nearest")
     _legend(figure)
     return figure
+
+
+def methods(image, true, found):
+    """Show what methods, {name: mask (H, W)}, find on one slice (H, W), as `errors` does, with each one's Dice."""
+    titles = [f"{name}\nDice {scores.dice(true, mask):.2f}" for name, mask in found.items()]
+    return errors([image] * len(found), list(found.values()), [true] * len(found), titles)
 
 
 def scroll(images, predicted, true, titles, frames_per_second=4):

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from covseg_lib import __version__, anatomy, storage
-from covseg_lib.volumes import to_grey
+from covseg_lib.volumes import Pair, to_grey
 
 PHANTOMS = {  # case: (patient's seed, lesions, (slices, rows, columns), orientation in the file)
     "phantom_01_1": (1, 6, (20, 256, 256), "LPS"),
@@ -37,17 +37,21 @@ def make_dataset(folder, seed=0):
     if marker.exists() and storage.read_json(marker) == drawn:
         return Path(folder)
     marker.unlink(missing_ok=True)
-    for case, (patient, lesions, shape, orientation) in tqdm(PHANTOMS.items(), desc="phantoms", unit="case"):
-        body = np.random.default_rng((seed, patient))
-        disease = np.random.default_rng((seed, patient, int(case[-1]), 99))
-        image, mask, lungs = anatomy.make_volume(shape, lesions, body, disease)
-        if case == "phantom_05":
-            image = to_grey(image)
-        for place, array in (("CT_scans", image), ("Infection_Mask", mask), ("Lung_Mask", lungs)):
+    for case, (*_, orientation) in tqdm(PHANTOMS.items(), desc="phantoms", unit="case"):
+        pair = draw(case, seed)
+        for place, array in (("CT_scans", pair.image), ("Infection_Mask", pair.mask), ("Lung_Mask", pair.lungs)):
             with storage.atomic(Path(folder, place, f"{case}.nii.gz")) as temporary:
                 nib.save(_as_nifti(array, orientation, tilt_degrees=5 if case == "phantom_06" else 0), temporary)
     storage.write_json(marker, drawn)
     return Path(folder)
+
+
+def draw(case, seed=0):
+    """Draw one of `PHANTOMS`, upright: a Pair without a header; its lungs are 1 (right) and 2 (left)."""
+    patient, lesions, shape, _ = PHANTOMS[case]
+    disease = np.random.default_rng((seed, patient, int(case[-1]), 99))
+    image, mask, lungs = anatomy.make_volume(shape, lesions, np.random.default_rng((seed, patient)), disease)
+    return Pair(to_grey(image) if case == "phantom_05" else image, mask, None, lungs)
 
 
 def _as_nifti(array, orientation, tilt_degrees):

@@ -39,6 +39,11 @@ def test_errors_are_told_apart():
     assert layer[3, 3] == 0
 
 
+def test_methods_stand_side_by_side_with_their_dice():
+    figure = figures.methods(IMAGES[0], MASKS[0], {"right": MASKS[0], "wrong": ~MASKS[0]})
+    assert [ax.get_title() for ax in figure.axes] == ["right\nDice 1.00", "wrong\nDice 0.00"]
+
+
 def test_a_scroll_is_a_png_of_all_slices(tmp_path):
     (tmp_path / "scroll.png").write_bytes(figures.scroll(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]))
     with Image.open(tmp_path / "scroll.png") as animation:
@@ -58,6 +63,7 @@ def test_the_others_draw(tmp_path):
         charts.histograms(IMAGES, IMAGES - 0.5),
         charts.split_bars(table, {"slice": np.array(["train", "test", "validation"])}),
         charts.score_bars(marks),
+        charts.method_bars(pd.DataFrame({"whole slice": [0.2, 0.4], "in the lung field": [0, 1]}, index=["a", "b"])),
         charts.interval_bars(sure),
         charts.thresholds(pd.DataFrame({("slice", "dice"): [0.5, 0.7, 0.6]}, index=[0.3, 0.5, 0.7])),
         charts.leak(near),

@@ -19,14 +19,20 @@ def _code(name):
     return [cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
 
 
+def _is_answer(cell):
+    return "answer" in cell.metadata.get("tags", [])
+
+
 def test_the_suite_is_the_designs():
     assert list(NOTEBOOKS) == [
+        "00_segmentation_methods",
         "01_slice_volumes",
         "02_preprocess",
         "03_train_accuracy",
         "04_train_iou",
         "05_train_dice",
         "06_predict_and_compare",
+        "07_sweep",
     ]
 
 
@@ -67,11 +73,26 @@ def test_parameters_are_literals_with_a_form_field(name):
 @every
 def test_cells_are_few_and_short(name):
     code = _code(name)
-    lines = [line for source in code for line in source.splitlines() if line.strip() and not line.startswith("#")]
-    assert len(NOTEBOOKS[name].cells) <= 20
+    told = [cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "code" and not _is_answer(cell)]
+    lines = [line for source in told for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(NOTEBOOKS[name].cells) <= 25
     assert len(lines) <= 60
-    assert all(len(source.splitlines()) <= 10 for source in code[3:])
+    assert all(len(source.splitlines()) <= 10 + source.startswith("#@title") for source in code[3:])
     assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)
+
+
+@every
+def test_every_exercise_has_its_answer_folded_at_the_end(name):
+    cells = NOTEBOOKS[name].cells
+    answers = [cell for cell in cells if _is_answer(cell)]
+    exercises = [cell for cell in cells if cell.source.startswith("## Exercises")]
+    questions = [number for cell in exercises for number in re.findall(r"^(\d+)\. ", cell.source, re.M)]
+    assert questions == [str(number + 1) for number in range(len(answers))]
+    assert cells[len(cells) - len(answers) :] == answers
+    for number, answer in zip(questions, answers, strict=True):
+        assert answer.metadata == {"tags": ["answer"], "cellView": "form", "jupyter": {"source_hidden": True}}
+        assert answer.source.startswith(f"#@title Answer {number}: open it when you have tried\n")
+        assert re.search(r"^\s*assert ", answer.source, re.M)
 
 
 @every

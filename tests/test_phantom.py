@@ -48,6 +48,8 @@ def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     assert len({case.patient for case in cases}) == 11
     pairs = {case.name: volumes.read_pair(case) for case in cases}
     assert not pairs["phantom_03"].mask.any()
+    assert (phantom.draw("phantom_02").image == pairs["phantom_02"].image).all()
+    assert (phantom.draw("phantom_02").mask == pairs["phantom_02"].mask).all()
     assert pairs["phantom_04"].image.shape[1] != pairs["phantom_04"].image.shape[2]
     assert pairs["phantom_05"].image.dtype == np.uint8
     orientations = {nib.aff2axcodes(pair.header.get_best_affine()) for pair in pairs.values()}

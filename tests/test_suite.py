@@ -1,4 +1,4 @@
-"""The six notebooks from end to end on the phantom study, once by papermill and once under nbval."""
+"""The seven notebooks from end to end on the phantom study, once by papermill and once under nbval."""
 
 import os
 import re
@@ -35,7 +35,16 @@ def test_the_whole_study_is_there(demo):
         pattern = path.replace("{run}", "dice*").replace("{case}", "*").replace("{name}", "dice_overlays")
         assert list(demo.root.glob(pattern)), path
     assert not list(demo.root.rglob(".part-*"))
-    assert [path.name[:2] for path in sorted(demo.path("notebooks").iterdir())] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in sorted(demo.path("notebooks").iterdir())] == [
+        "00",
+        "01",
+        "02",
+        "03",
+        "04",
+        "05",
+        "06",
+        "07",
+    ]
 
 
 def test_the_report_is_one_page_that_fetches_nothing(demo):
