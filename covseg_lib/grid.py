@@ -113,7 +113,7 @@ def _job(study, path, varied, parameters):
     objective = given.get("OBJECTIVE", path.stem.rsplit("_", 1)[1])
     in_name = {name: value for name, value in varied.items() if name not in ("FOLD", "OBJECTIVE")}  # FOLD is added
     name = "_".join([objective, *(f"{name.lower()}{value}" for name, value in in_name.items())])
-    name = re.sub(r"[^\w.-]", "-", name)
+    name = re.sub(r"[^\w.-]", "_", name.replace("+", ""))  # 1e+30 is not 1e-30
     options = {name.lower(): given[name] for name in OF_RECIPE if name in given}
     recipe = recipes.make_recipe(study, objective, name, **options)
     keeping.is_finished(recipe, study)  # refuses a folder with another recipe's run

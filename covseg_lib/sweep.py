@@ -47,7 +47,8 @@ def run(study, jobs, workers=1, scheduler=""):
     bar = tqdm(total=len(jobs), initial=before.count("finished"), unit="run", desc="sweep", dynamic_ncols=True)
     try:
         with bar, open(log, "a", encoding="utf-8") as file:
-            _say(file, f"sweep of {len(jobs)} runs, {len(missing)} to do")
+            if jobs:
+                _say(file, f"sweep of {len(jobs)} runs, {len(missing)} to do")
             with parallel.executor(scheduler, workers) as pool:
                 outcomes = _follow({pool.submit(execute, job): job for job in missing}, bar, file)
     finally:

@@ -176,7 +176,7 @@ def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(tiny
     command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "-p", "BASE_FILTERS", "2"]
     done = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "1", "--vary", "LEARNING_RATE=0.01,1e30"])
     assert done.exit_code == 1
-    assert re.search(r"dice_learning_rate1e\+30 failed: .*stopped in cell \d+ with FloatingPointError", done.output)
+    assert re.search(r"dice_learning_rate1e30 failed: .*stopped in cell \d+ with FloatingPointError", done.output)
     assert "1 of 2 runs failed" in done.output
     assert pd.read_csv(tiny_study.path("runs"))["run"].tolist() == ["dice_learning_rate0.01"]
     listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
