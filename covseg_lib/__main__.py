@@ -75,13 +75,13 @@ def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
             click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
             return
         done = sweeping.run(study, jobs, workers, scheduler)
+        for row in done[done["state"] != "finished"].itertuples():
+            click.echo(f"{row.run} {row.state}: {row.why or 'left alone'}")
         runner.run(study, {"VARY": {}}, ["07"])
     except (ValueError, OSError, ImportError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"\n{runs.brief(pd.read_csv(study.need('runs'), index_col='run')).to_string()}\n")
     click.echo(f"{study.path('runs')}\n{study.path('figure', name='runs')}\n{study.path('sweep_log')}")
-    for row in done[done["state"] != "finished"].itertuples():
-        click.echo(f"{row.run} {row.state}: {row.why or 'left alone'}")
     click.echo("Not a medical device.")
     failed = (done["state"] == "failed").sum()
     if failed:

@@ -152,11 +152,12 @@ def thresholds(table):
 def runs(table, varied, score):
     """Show runs by their test score: against a setting that was varied, and against what their training took.
 
-    `table` as `runs.table` returns it, of one split. A dot is a run; a line joins the means of a setting's runs, the
-    band is from their lowest to their highest.
+    `table` as `runs.table` returns it, of one split. A dot is a run that has a score; a line joins the means of a
+    setting's runs, the band is from their lowest to their highest.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    table = table.dropna(subset="test")
     places = {value: place for place, value in enumerate(sorted(table[varied].unique()))}
     for number, (objective, of_objective) in enumerate(table.groupby("objective", sort=False)):
         colour, grouped = COLOURS[number], of_objective.groupby(varied)["test"]

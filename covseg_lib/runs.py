@@ -24,7 +24,7 @@ def listing(study):
 
 
 def table(study, score="dice"):
-    """Return every finished and predicted run with a score of its validation and of its test slices.
+    """Return every run with a score of its validation and of its test slices, NaN where it is not predicted.
 
     Which run is best is for the validation slices to say; what it is worth, for the test slices.
 
@@ -33,7 +33,7 @@ def table(study, score="dice"):
     DataFrame, index run, as `listing` returns it, with the columns validation and test
     """
     found = {run: _scores(study, run, score) for run in scores.predicted_runs(study)}
-    return listing(study).join(pd.DataFrame.from_dict(found, orient="index"), how="inner")
+    return listing(study).join(pd.DataFrame.from_dict(found, orient="index", columns=["validation", "test"]))
 
 
 def unpredicted(study):
@@ -58,7 +58,8 @@ def varied(table):
 
 def best(table):
     """Return the row of each split and objective whose validation score is highest, the first of equal ones."""
-    return table.loc[table.groupby(["split", "objective"], sort=False)["validation"].idxmax()]
+    predicted = table.dropna(subset="validation")
+    return predicted.loc[predicted.groupby(["split", "objective"], sort=False)["validation"].idxmax()]
 
 
 def brief(table):

@@ -74,7 +74,7 @@ DEMO = REPORT | {  # phantoms and a small network: the whole study in three minu
     "split": "patient",
     "base_filters": 16,
     "epochs": {"accuracy": 18, "iou": 18, "dice": 18},
-    "learning_rate": 2e-3,  # a small network bears more
+    "learning_rate": 1e-3,  # a small network bears more; at 2e-3 seed 1 collapses under soft Dice
 }
 PROFILES = {"demo": DEMO, "report": REPORT}
 

@@ -174,15 +174,33 @@ def test_a_dry_run_lists_and_runs_nothing(tiny_study):
 
 def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(tiny_study):
     command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "-p", "BASE_FILTERS", "2"]
-    done = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "1", "--vary", "LEARNING_RATE=0.01,1e30"])
+    done = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "1", "--vary", "BACKUP_EVERY=1,0"])
     assert done.exit_code == 1
-    assert re.search(r"dice_learning_rate1e30 failed: .*stopped in cell \d+ with FloatingPointError", done.output)
+    assert re.search(
+        r"dice_backup_every0 failed: .*stopped in cell \d+ with ValueError: backup_every is 0", done.output
+    )
     assert "1 of 2 runs failed" in done.output
-    assert pd.read_csv(tiny_study.path("runs"))["run"].tolist() == ["dice_learning_rate0.01"]
+    assert pd.read_csv(tiny_study.path("runs"))["run"].tolist() == ["dice_backup_every1"]
     listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
-    assert re.search(r"dice_learning_rate0\.01 .* finished", listed.output)
+    assert re.search(r"dice_backup_every1 .* finished", listed.output)
     dry = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "60", "--vary", "SEED=1", "--dry-run"])
     assert re.search(r"to do: [\d.]+ minutes of training", dry.output), dry.output
+
+
+def test_1e30_is_not_called_1e_minus_30(tiny_study):
+    (job,) = grid.plan(tiny_study, ["05"], {"LEARNING_RATE": [1e30]})
+    assert job.recipe.run == "dice_learning_rate1e30"
+
+
+def test_validation_chooses_and_a_run_without_score_stays_in_the_table():
+    columns = ["run", "split", "objective", "epochs", "validation", "test"]
+    rows = [
+        ("a", "slice", "dice", 1, 0.5, 0.9),
+        ("b", "slice", "dice", 2, 0.6, 0.4),
+        ("c", "slice", "dice", 3, None, None),
+    ]
+    table = pd.DataFrame(rows, columns=columns).set_index("run").astype({"validation": float, "test": float})
+    assert runs.best(table).index.tolist() == ["b"]
 
 
 def test_notebooks_that_train_are_those_with_a_run(project):
