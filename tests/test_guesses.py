@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from covseg_lib import guesses, scores
+
+SQUARE = np.zeros((64, 64), np.uint8)
+SQUARE[20:40, 20:40] = 1
+
+
+@pytest.mark.parametrize("wanted", [0.9, 0.7, 0.5])
+def test_a_mask_is_spoiled_to_the_dice_wanted(wanted):
+    guess = guesses.of_dice(SQUARE, wanted)
+    assert guess.shape == SQUARE.shape
+    assert scores.dice(SQUARE, guess) == pytest.approx(wanted, abs=0.03)
+
+
+def test_losses_have_slopes_where_scores_have_steps():
+    unsure = guesses.toy_losses(size=32, radius=5, steps=9).loc["the network gets unsure"]
+    for name in unsure:
+        assert unsure[name].is_monotonic_increasing
+        assert unsure[name].nunique() == (2 if name.startswith("1 - ") else 9), name
+
+
+def test_a_lesion_missed_costs_all_by_overlap_and_its_share_by_accuracy():
+    table = guesses.toy_losses(size=32, radius=5, steps=3)
+    share = guesses._disc(32, 5).mean()
+    missed = table.loc[("what is found shrinks", 1.0)]
+    assert missed["1 - Dice"] == missed["1 - IoU"] == pytest.approx(1)
+    assert missed["soft Dice loss"] > 0.98
+    assert missed["1 - Accuracy"] == pytest.approx(share, abs=1e-6)
+    assert missed["binary cross-entropy"] == pytest.approx(
+        -share * np.log(0.001) - (1 - share) * np.log(0.999), rel=1e-3
+    )
