@@ -64,7 +64,7 @@ def toy_losses(size=128, radius=12, steps=41):
 def _judge(truth, guess):
     """Return {name: value} of every loss and of 1 - every metric, for one truth (H, W) and its guess."""
     truth, guess = (np.asarray(array, "float32")[None, ..., None] for array in (truth, guess))
-    found = {name: float(np.mean(keras.losses.get(loss)(truth, guess))) for name, loss in LOSSES.items()}
+    found = {name: float(keras.ops.mean(keras.losses.get(loss)(truth, guess))) for name, loss in LOSSES.items()}
     for objective in OBJECTIVES.values():
         metric = objective.make_metric()
         metric.update_state(truth, guess)

@@ -1,6 +1,7 @@
 """The network, drawn: its shape, and what its layers make of a slice. Functions return the Figure and never show it."""
 
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -47,27 +48,26 @@ def feature_maps(model, image, count=4):
     model : keras.Model, as `unet.build_unet` makes it
     image : (H, W, 1) array, a standardised slice
     count : int
-        Maps a stage, a square number; the strongest are those that vary most over the slice.
+        Maps a stage, or all where it has fewer; the strongest are those that vary most over the slice.
     """
     stages = _stages(model)
-    *maps, found = keras.Model(model.input, [*map(_maps, stages), model.output])(
-        np.asarray(image)[None], training=False
-    )
-    depth, side = len(stages) // 2, int(count**0.5)
-    rows = [[str(number) for number in range(depth)], [str(2 * depth - number) for number in range(depth)]]
-    places = [["slice", *rows[0], str(depth)], ["found", *rows[1], str(depth)]]
+    seen = keras.Model(model.input, [*map(_maps, stages), model.output])(np.asarray(image)[None], training=False)
+    *maps, found = (keras.ops.convert_to_numpy(keras.ops.cast(tensor[0], "float32")) for tensor in seen)
+    depth = len(stages) // 2
+    down, up = [str(number) for number in range(depth)], [str(2 * depth - number) for number in range(depth)]
     figure = Figure(figsize=(1.8 * (depth + 2), 4.3), layout="constrained")
-    axes = figure.subplot_mosaic(places)
-    for name, array, title in (("slice", image, "the slice"), ("found", found[0], "probability of a lesion")):
-        axes[name].imshow(np.asarray(array)[..., 0], cmap="gray")
+    axes = figure.subplot_mosaic([["slice", *down, str(depth)], ["found", *up, str(depth)]])
+    for name, array, title in (("slice", image, "the slice"), ("found", found, "probability of a lesion")):
+        axes[name].imshow(array[..., 0], cmap="gray")
         axes[name].set_title(title, fontsize=9)
-    for number, outputs in enumerate(maps):
-        ax, shown = axes[str(number)], np.asarray(keras.ops.cast(outputs[0], "float32"))
-        ax.imshow(_tiles(shown, count), cmap="viridis", interpolation="nearest")
-        ax.set_title(f"{shown.shape[0]} x {shown.shape[1]}: {count} of {shown.shape[2]} maps", fontsize=9)
-        for between in range(1, side):
-            for line in (ax.axhline, ax.axvline):
-                line(between * shown.shape[0] - 0.5, color="white", linewidth=2)
+    for number, of_stage in enumerate(maps):
+        ax, (rows, columns, filters) = axes[str(number)], of_stage.shape
+        tiles = _tiles(of_stage, count)
+        ax.imshow(tiles, cmap="viridis", interpolation="nearest")
+        ax.set_title(f"{rows} x {columns}: {min(count, filters)} of {filters} maps", fontsize=9)
+        for between in range(rows, len(tiles), rows):
+            ax.axhline(between - 0.5, color="white", linewidth=2)
+            ax.axvline(between - 0.5, color="white", linewidth=2)
     for ax in axes.values():
         ax.set_axis_off()
     figure.suptitle("Above the way down, below the way up, on the right the bottom")
@@ -90,8 +90,9 @@ def _level(stages, number):
 
 
 def _maps(stage):
-    """Return the last output of a stage that is several maps, not yet the one of probabilities."""
-    return [layer.output for layer in stage if layer.output.shape[-1] > 1][-1]
+    """Return the last output of a stage, not yet the probabilities."""
+    sigmoid = keras.activations.sigmoid
+    return [layer.output for layer in stage if getattr(layer, "activation", None) is not sigmoid][-1]
 
 
 def _skips(stages):
@@ -117,12 +118,13 @@ def _box(ax, x, y, stage, most, colour):
 
 
 def _tiles(maps, count):
-    """Return the `count` maps of (H, W, maps) that vary most, each from 0 to 1, as one square (side H, side W)."""
+    """Return up to `count` maps of (H, W, maps) that vary most, each from 0 to 1, as one square (side H, side W)."""
     spread = maps.std(axis=(0, 1))
     chosen = np.moveaxis(maps[..., np.argsort(-spread, kind="stable")[:count]], -1, 0)
+    side = math.ceil(len(chosen) ** 0.5)
     low, high = (end(chosen, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
-    side = int(count**0.5)
-    scaled = (chosen - low) / np.maximum(high - low, 1e-6)
+    scaled = np.zeros((side**2, *chosen.shape[1:]))
+    scaled[: len(chosen)] = (chosen - low) / np.maximum(high - low, 1e-6)
     return np.block([list(scaled[row * side : (row + 1) * side]) for row in range(side)])
 
 
