@@ -34,8 +34,9 @@ def of_dice(mask, wanted):
     0.7
     """
     mask = np.asarray(mask) > 0
-    steps = range(mask.shape[1])
-    spoiled = (_spoil(mask, shift, shrink) for shift in steps for shrink in (0, shift / 2, shift))
+    depth = ndimage.distance_transform_edt(mask)  # in pixels, below the rim
+    steps = range(mask.shape[1] // 2)
+    spoiled = (_moved(depth > shrink, shift) for shift in steps for shrink in (0, shift / 2, shift))
     return min(spoiled, key=lambda guess: abs(scores.dice(mask, guess) - wanted))
 
 
@@ -72,10 +73,9 @@ def _judge(truth, guess):
     return found
 
 
-def _spoil(mask, shift, shrink):
-    """Return a mask without its rim of `shrink` pixels, `shift` pixels further to the right."""
-    inside = ndimage.distance_transform_edt(mask) > shrink
-    return np.pad(inside, ((0, 0), (shift, 0)))[:, : mask.shape[1]]
+def _moved(mask, shift):
+    """Return a mask (H, W) some pixels further to the right."""
+    return np.pad(mask, ((0, 0), (shift, 0)))[:, : mask.shape[1]]
 
 
 def _disc(size, radius, shift=0):
