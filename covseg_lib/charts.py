@@ -14,13 +14,18 @@ BEYOND_MM = 40  # where the leak's chart puts slices of patients without any tra
 
 
 def histograms(grey, standardised):
-    """Show the grey levels of some slices before and after standardising."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    for ax, values, label in zip(
-        figure.subplots(1, 2), (grey, standardised), ("grey level", "standardised value"), strict=True
-    ):
+    """Show how often each grey level is in some slices, before and after standardising, with mean and spread."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, values, label in zip(panels, (grey, standardised), ("grey level", "standardised value"), strict=True):
+        mean, std = float(np.mean(values)), float(np.std(values))
         ax.hist(np.ravel(values), bins=60, color=SIDES["train"])
-        ax.set(xlabel=label, ylabel="pixels")
+        ax.axvline(mean, color=COLOURS[4], label=f"mean {abs(mean) if abs(mean) < 0.005 else mean:.2f}")
+        ax.axvspan(mean - std, mean + std, color="0.85", zorder=0, label=f"one standard deviation: {std:.2f} each way")
+        ax.set(xlabel=label, yscale="log")
+    panels[0].set_ylabel("pixels")
+    for ax in panels:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
     return figure
 
 
@@ -55,6 +60,25 @@ def training_curves(history, metric, title, columns=2):
         ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(frameon=False)
+    return figure
+
+
+def losses(table, objective):
+    """Show what losses and scores say of a worse and worse guess; thick what one of `OBJECTIVES` learns and is kept by.
+
+    `table` is as `guesses.toy_losses` returns it.
+    """
+    ways = list(dict.fromkeys(table.index.get_level_values("way")))
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(ways), sharey=True)
+    for ax, way in zip(panels, ways, strict=True):
+        for name, colour in zip(table, COLOURS, strict=False):
+            own = name in (objective.loss_title, f"1 - {objective.title}")
+            style = {"linewidth": 3 if own else 1, "linestyle": "--" if name.startswith("1") else "-"}
+            ax.plot(table.loc[way].index, table.loc[way, name], color=colour, label=name, **style)
+        ax.set(xlabel="how far it is wrong", title=way, ylim=(-0.03, 1.03))
+    panels[0].set_ylabel("loss: 0 is perfect")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

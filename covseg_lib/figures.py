@@ -34,9 +34,7 @@ def overlays(images, predicted, true, titles, heading=""):
     for (left, right), image, found, truth, title in zip(pairs, images, predicted, true, titles, strict=False):
         for ax, mask, colour, what in ((left, found, LESION, "predicted"), (right, truth, TRUTH, "true")):
             _slice(ax, image, f"{title}\n{what}")
-            layer = np.zeros((*mask.shape, 4))
-            layer[np.asarray(mask) > 0] = to_rgba(colour, 0.55)
-            ax.imshow(layer, interpolation="nearest")
+            ax.imshow(_layer(mask, colour), interpolation="nearest")
     return figure
 
 
@@ -49,6 +47,18 @@ def resizing(before, mask_before, after, mask_after):
     ):
         _slice(ax, image, f"{what}, {image.shape[0]} x {image.shape[1]} pixels")
         _outline(ax, mask, TRUTH)
+    return figure
+
+
+def guesses(image, truth, guessed):
+    """Show guesses at a slice (H, W) beside each other: a mask each (H, W), its scores above, the truth outlined."""
+    figure, axes = _grid(1, len(guessed), width=2.6)
+    for ax, guess in zip(axes.flat, guessed, strict=True):
+        said = [f"{name} {scores.SCORES[name](truth, guess):.2f}" for name in ("dice", "iou", "accuracy")]
+        _slice(ax, image, "{}\n{}, {}".format(*said).replace("dice", "Dice").replace("iou", "IoU"))
+        ax.imshow(_layer(guess, LESION), interpolation="nearest")
+        _outline(ax, truth, TRUTH)
+    figure.suptitle("Guesses in orange, the true lesion outlined in blue")
     return figure
 
 
@@ -124,6 +134,12 @@ class Redraw:
             self.spot.update(figure)
         else:
             self.spot = display(figure, display_id=True)
+
+
+def _layer(mask, colour):
+    layer = np.zeros((*np.shape(mask), 4))
+    layer[np.asarray(mask) > 0] = to_rgba(colour, 0.55)
+    return layer
 
 
 def _coloured(found, truth):

@@ -36,3 +36,24 @@ def mm_to_training(study, split=None, fold=0):
             mm = sliced.about(study.need("sliced_case", case=case))["mm"][0]
             apart[of_case.index] = mm * np.abs(of_case["slice"].to_numpy()[:, None] - near).min(axis=1)
     return apart
+
+
+def twins(study, split=None, fold=0, most=200):
+    """Find for test slices with lesions the training slice that looks most alike: what copying its mask would mark.
+
+    Alike is by the squared differences of a grid of pixels, 64 x 64 at most. Of more than `most` slices, some evenly
+    spread are taken.
+
+    Returns
+    -------
+    DataFrame, one row a test slice, index its row in processed_data: case, patient, slice, and twin, the row of the
+    training slice
+    """
+    images, listed = slices.arrays(study, ["images"])[0], slices.table(study)
+    train, test = (slices.rows_of(study, side, split=split, fold=fold) for side in ("train", "test"))
+    test = test[listed["lesion_pixels"].to_numpy()[test] > 0]
+    test = test[:: -(-len(test) // most) or 1]
+    step = -(-images.shape[1] // 64)
+    seen, asked = (images[:, ::step, ::step, 0][rows].reshape(len(rows), -1) for rows in (train, test))
+    apart = (seen**2).sum(axis=1) - 2 * asked @ seen.T  # and the square of `asked`, the same for all that are compared
+    return listed.loc[test, ["case", "patient", "slice"]].assign(twin=train[apart.argmin(axis=1)])

@@ -103,20 +103,23 @@ class Marked(keras.metrics.Mean):
 class Objective:
     """What a model is compiled with.
 
-    title : the metric as figures print it; in the training history it is called as the objective
+    title, loss_title : metric and loss as figures print them; in the training history the metric is called as the
+        objective, and the loss "loss"
     loss : a Keras loss, by name or as a function
     make_metric : makes a fresh Keras metric of that name
     """
 
     title: str
+    loss_title: str
     loss: str | Callable
     make_metric: Callable
 
 
+BCE = ("binary cross-entropy", "binary_crossentropy")
 OBJECTIVES = {
-    "accuracy": Objective("Accuracy", "binary_crossentropy", lambda: keras.metrics.BinaryAccuracy(name="accuracy")),
-    "iou": Objective("IoU", "binary_crossentropy", lambda: PooledMask(_iou_of_sums, "iou")),
-    "dice": Objective("Dice", _soft_dice_of_batch, lambda: PooledMask(_dice_of_sums, "dice")),
+    "accuracy": Objective("Accuracy", *BCE, lambda: keras.metrics.BinaryAccuracy(name="accuracy")),
+    "iou": Objective("IoU", *BCE, lambda: PooledMask(_iou_of_sums, "iou")),
+    "dice": Objective("Dice", "soft Dice loss", _soft_dice_of_batch, lambda: PooledMask(_dice_of_sums, "dice")),
 }
 
 

@@ -38,6 +38,13 @@ def table_2_1(study):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "model"])
 
 
+def costs(run):
+    """Return the epochs of a Run and its times in seconds, beside the report's for the same metric: a DataFrame."""
+    names = ["epochs", "first_epoch_s", "other_epochs_s", "total_s"]
+    both = {"ours": run.timing | {"epochs": run.recipe.epochs}, "report": REPORT[run.recipe.objective]}
+    return pd.DataFrame(both).loc[names].astype(float).round(1)
+
+
 def numbers(study):
     """Hold each number of the report against what this study came to.
 

@@ -1,6 +1,7 @@
 """What stands beside a score: baselines, intervals, surfaces, the leak, and the report's numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -191,6 +192,27 @@ def test_the_leak_is_measured_in_mm(compared):
     assert set(table.loc[table["split"] == "slice", "mm"]) <= {2.0, 4.0, 6.0, 8.0}  # slices are 2 mm apart
     apart = leak.mm_to_training(compared, "slice")
     assert (apart[slices.rows_of(compared, "train", split="slice")] == 0).all()
+
+
+def test_a_twin_is_the_training_slice_that_looks_most_alike(tiny_study):
+    images, (train, test) = (
+        np.load(tiny_study.path("images")),
+        (slices.rows_of(tiny_study, s) for s in ("train", "test")),
+    )
+    ill = [row for row in test if slices.table(tiny_study)["lesion_pixels"][row]]
+    images[ill[0]] = images[train[-1]]
+    np.save(tiny_study.path("images"), images)
+    found = leak.twins(tiny_study)
+    assert found.index.tolist() == ill
+    assert found.loc[ill[0], "twin"] == train[-1]
+    assert set(found["twin"]) <= set(train)
+    assert len(leak.twins(tiny_study, most=2)) == 2
+
+
+def test_costs_stand_beside_the_reports_of_the_same_metric():
+    timing = {"first_epoch_s": 4.12, "other_epochs_s": 1.0, "total_s": 5.12, "device": "CPU"}
+    run = training.Run(SimpleNamespace(epochs=2, objective="iou"), None, None, timing)
+    assert reproduction.costs(run).T.to_numpy().tolist() == [[2, 4.1, 1, 5.1], [100, 97, 17, 1780]]
 
 
 def test_table_2_1_and_the_numbers_of_other_slices(compared):
