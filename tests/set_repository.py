@@ -1,7 +1,7 @@
 """Set the GitHub repository in badges, set-up cells and pages: `make repository NAME=alice/covseg`.
 
-Its one place is `Repository` in pyproject.toml. Files are changed as text, so notebooks keep their outputs. Nothing needs
-to be installed.
+Its one place is `Repository` in pyproject.toml. Files are changed as text, so notebooks keep their outputs; nothing
+needs to be installed.
 """
 
 import re
@@ -19,7 +19,7 @@ def repository(project):
 
 
 def files(project):
-    """Return the files that may name the repository, pyproject.toml last: until it is changed, a run can be repeated."""
+    """Return the files that may name the repository, pyproject.toml last, so that a run cut off can be repeated."""
     found = [path for pattern in ("*.md", "docs/*.md", "notebooks/*.ipynb") for path in sorted(project.glob(pattern))]
     return [*found, project / "pyproject.toml"]
 
