@@ -28,7 +28,7 @@ PAGE = {"width": 1280, "height": 1600}
 MINUTES = 30  # for one notebook
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SETTINGS = {  # every cell in the page, also those out of sight; nothing fetched from elsewhere
-    "notebook-extension/tracker": {"windowingMode": "none"},
+    "notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 STATE = r"""() => {

@@ -196,13 +196,18 @@ def test_elsewhere_nothing_is_installed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("on_colab", "gpus", "profile"), [(True, ["Tesla T4"], "report"), (True, [], "demo"), (False, ["RTX"], "demo")]
+    ("on_colab", "gpus", "profile", "why"),
+    [
+        (True, ["Tesla T4"], "report", "on Colab with a GPU"),
+        (True, [], "demo", f"on Colab, {colab.NO_GPU}"),
+        (False, ["RTX"], "demo", "not on Colab"),
+    ],
 )
-def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, gpus, profile):
+def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, gpus, profile, why):
     monkeypatch.setattr(colab, "on_colab", lambda: on_colab)
     monkeypatch.setattr(colab, "_gpus", lambda: gpus)
-    assert colab.pick_profile("auto")[0] == profile
-    assert colab.pick_profile("demo") == ("demo", "asked for")
+    assert colab.pick_profile("auto") == (profile, why)
+    assert colab.pick_profile("report") == ("report", f"asked for, {why}" if on_colab else "asked for")
     with pytest.raises(ValueError, match="auto, demo or report"):
         colab.pick_profile("big")
 
