@@ -89,6 +89,14 @@ def pick_profile(profile="auto"):
     return profile, f"asked for, {lent}"
 
 
+def enable_widgets():
+    """On Colab's page, allow widgets that are not Google's own."""
+    if "google.colab" in sys.modules:
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
+
+
 def gpu_capabilities():
     """Return the CUDA compute capability of each NVIDIA GPU, as [7.5] for a T4."""
     return [float(number) for number in _nvidia("compute_cap")]
