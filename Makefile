@@ -1,5 +1,7 @@
-# Each target makes .venv by itself.   make demo   make test   make notebooks   make words   make lint
+# Each target makes its environment by itself.
+# make demo   make test   make test-lowest   make browser   make notebooks   make words   make lint   make repository NAME=alice/covseg
 PYTHON ?= python3
+PYTHON_LOWEST ?= python3.10
 BIN = .venv/bin
 
 demo: .venv/installed
@@ -15,6 +17,18 @@ notebooks: .venv/installed
 words: .venv/installed
 	$(BIN)/python tests/test_docs.py
 
+# The suite with the lowest version of each package that requirements.txt allows.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest
+
+# The notebooks in JupyterLab in a headless Chromium; screenshots in browser/.
+browser: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[browser]'
+	$(BIN)/python tests/browser.py
+
+repository:
+	@$(PYTHON) tests/set_repository.py $(NAME)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,4 +39,10 @@ lint: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test notebooks words lint
+.venv-lowest/installed: requirements.txt pyproject.toml
+	$(PYTHON_LOWEST) -m venv --clear .venv-lowest
+	sed -n 's/>=/==/p' requirements.txt > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test test-lowest browser repository notebooks words lint

@@ -13,6 +13,7 @@ from covseg_lib import storage
 from covseg_lib.study import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
+NO_GPU = "no GPU: minutes for the demo, a day for the report's sizes; choose one by Runtime, Change runtime type"
 NOT_ON_COLAB = {"jupyter", "nbval"}  # Colab is the notebook server itself, and a newer kernel forces a restart
 
 
@@ -74,14 +75,26 @@ def device():
 
 
 def pick_profile(profile="auto"):
-    """Return the profile to take and the reason: "auto" is `report` on Colab with a GPU and `demo` elsewhere."""
-    if profile != "auto":
-        if profile not in PROFILES:
-            raise ValueError(f"no profile {profile!r}: choose auto, {' or '.join(PROFILES)}")
-        return profile, "asked for"
+    """Return the profile to take and the reason: "auto" is `report` on Colab with a GPU and `demo` elsewhere.
+
+    The reason says what it means where Colab has lent no GPU.
+    """
+    if profile not in ("auto", *PROFILES):
+        raise ValueError(f"no profile {profile!r}: choose auto, {' or '.join(PROFILES)}")
     if not on_colab():
-        return "demo", "not on Colab"
-    return ("report", "on Colab with a GPU") if _gpus() else ("demo", "on Colab without a GPU")
+        return ("demo", "not on Colab") if profile == "auto" else (profile, "asked for")
+    lent = "on Colab with a GPU" if _gpus() else f"on Colab, {NO_GPU}"
+    if profile == "auto":
+        return ("report" if _gpus() else "demo"), lent
+    return profile, f"asked for, {lent}"
+
+
+def enable_widgets():
+    """On Colab's page, allow widgets that are not Google's own."""
+    if "google.colab" in sys.modules:
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
 
 
 def gpu_capabilities():

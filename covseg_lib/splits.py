@@ -62,6 +62,11 @@ def patient_folds(patients, seed=0, has_lesion=None, folds=5):
     ------
     ValueError
         Fewer than three patients with lesions: train, validation and test each need one.
+
+    Notes
+    -----
+    Patients are shuffled here, as StratifiedGroupKFold(shuffle=True) of newer releases does it: on Colab's scikit-learn
+    1.6 that draws folds without regard to lesions.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -74,9 +79,10 @@ def patient_folds(patients, seed=0, has_lesion=None, folds=5):
             f"a patient split needs three patients with lesions at least, found {len(np.unique(patients[ill]))}: add "
             'volumes of other patients, or use SPLIT = "slice" and read what it means'
         )
+    names, patient = np.unique(patients, return_inverse=True)
+    drawn = np.argsort(np.random.RandomState(seed).permutation(len(names)))[patient]  # each slice's patient's turn
     fold = np.empty(len(patients), int)
-    dealer = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for number, (_, dealt) in enumerate(dealer.split(patients, ill, patients)):
+    for number, (_, dealt) in enumerate(StratifiedGroupKFold(count).split(patients, ill, drawn)):
         fold[dealt] = number
     return fold
 

@@ -16,7 +16,8 @@ from covseg_lib import runner, storage
 
 def refresh(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, resources={"metadata": {"path": path.parent}}, record_timing=False, timeout=None).execute()
+    resources, kept = {"metadata": {"path": path.parent}}, {"record_timing": False, "store_widget_state": False}
+    NotebookClient(notebook, resources=resources, timeout=None, **kept).execute()
     runner.drop_stderr(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":

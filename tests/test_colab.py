@@ -1,6 +1,7 @@
 """Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-up cell."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import zipfile
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from set_repository import repository
 
 from covseg_lib import colab, runner
 
@@ -40,10 +43,11 @@ class Runtime:
         stand_in.mkdir(parents=True)
         (stand_in / "__init__.py").write_text("")
         (stand_in / "drive.py").write_text(
-            "import os, shutil\n"
+            "import os\n"
             "def mount(place):\n"
             "    print('mounting', place)\n"
-            f"    shutil.copytree({str(self.on_drive)!r}, os.path.join(place, 'MyDrive'))\n"
+            "    os.makedirs(place)\n"
+            f"    os.rename({str(self.on_drive)!r}, os.path.join(place, 'MyDrive'))\n"
         )
         self.environment = os.environ | {
             "COLAB_RELEASE_TAG": "release-colab",
@@ -64,10 +68,41 @@ class Runtime:
         with open(folder / "requirements.txt", "a") as file:
             file.write(extra_requirements)
 
+    def put_on_github(self, project, folder):
+        """Make a repository in a folder, which git takes for the one that the notebooks name."""
+        self.put_project(project, folder)
+        identity = ["-c", "user.name=a teacher", "-c", "user.email=teacher@example.org"]
+        for command in (["init"], ["add", "."], [*identity, "commit", "-m", "the project"]):
+            subprocess.run(["git", "-C", str(folder), *command], check=True, capture_output=True)
+        self.environment |= {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.file://{folder}.insteadOf",
+            "GIT_CONFIG_VALUE_0": f"https://github.com/{repository(project)}",
+        }
+
     def run_set_up(self):
         code = f'STUDY = ""\n{_set_up_cell()}\nprint("library:", colab.PROJECT)'
         command = [sys.executable, "-c", code]
         return subprocess.run(command, cwd=self.content, env=self.environment, capture_output=True, text=True)
+
+    def run_all(self, number, **fields):
+        """Fill in form fields of a notebook and run all its cells, as Colab's page does; return what was printed."""
+        (path,) = runner.notebooks([number])
+        notebook = nbformat.read(path, as_version=4)
+        form = notebook.cells[1]
+        for name, value in fields.items():
+            form.source, found = re.subn(rf"^{name} = .+?(?=  #@param)", f"{name} = {value!r}", form.source, flags=re.M)
+            assert found == 1, f"{path.name} has no field {name}"
+        client = NotebookClient(notebook, resources={"metadata": {"path": self.content}})
+        client.execute(env=self.environment)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        return "".join(output.text for output in outputs if output.get("name") == "stdout")
+
+    def lose(self):
+        """Take the runtime away: what is on Drive stays."""
+        (self.content / "drive" / "MyDrive").rename(self.on_drive)
+        shutil.rmtree(self.content)
+        (self.content / "sample_data").mkdir(parents=True)
 
 
 @pytest.fixture
@@ -92,17 +127,39 @@ def test_a_mounted_drive_is_not_mounted_again(runtime, project):
     assert "mounting" not in done.stdout
 
 
-def test_opened_from_github_the_project_is_cloned_and_the_study_lies_on_drive(runtime, project, tmp_path):
-    runtime.put_project(project, tmp_path / "github")
-    git = tmp_path / "bin" / "git"
-    git.parent.mkdir()
-    git.write_text(f'#!/bin/sh\nfor last; do :; done\ncp -r {tmp_path}/github "$last"\n')
-    git.chmod(0o755)
-    runtime.environment["PATH"] = f"{git.parent}:{os.environ['PATH']}"
-    done = runtime.run_set_up()
-    assert done.returncode == 0, done.stderr
-    assert f"library: {runtime.content}/covseg" in done.stdout
-    assert f"study: {runtime.content}/drive/MyDrive/covseg/study" in done.stdout
+def _walk(runtime):
+    """Run 01 to 03 on small phantoms; return what they printed, and {file of the study: when it was written}."""
+    printed = [
+        runtime.run_all("01", PROFILE="demo"),
+        runtime.run_all("02", SIZE=16),
+        runtime.run_all("03", EPOCHS=1, BASE_FILTERS=2),
+    ]
+    study = runtime.content / "drive" / "MyDrive" / "covseg" / "study"
+    assert all(f"study: {study}\n" in text for text in printed)
+    files = sorted(path for path in study.rglob("*") if path.is_file())
+    return printed, {path.relative_to(study).as_posix(): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize("opened_from", ["GitHub", "Drive"])
+def test_a_lost_runtime_costs_nothing_that_was_finished(runtime, project, tmp_path, opened_from):
+    if opened_from == "GitHub":
+        runtime.put_on_github(project, tmp_path / "github")
+    else:
+        runtime.put_project(project, runtime.on_drive / "covseg")
+    printed, written = _walk(runtime)
+    assert ["mounting" in text for text in printed] == [True, False, False]
+    assert (runtime.content / "covseg").is_dir() == (opened_from == "GitHub")
+    assert {"sliced_data/cases.csv", "processed_data/images.npy", "models/accuracy/best.weights.h5"} <= set(written)
+
+    runtime.lose()
+    printed, written_again = _walk(runtime)
+    assert "mounting" in printed[0]
+    assert printed[2].endswith("run accuracy has its 1 epochs: loaded, not trained again\n")
+    for kept in ("dataset/", "sliced_data/phantom", "processed_data/", "models/"):
+        assert any(file.startswith(kept) for file in written)
+        assert [item for item in written_again.items() if item[0].startswith(kept)] == [
+            item for item in written.items() if item[0].startswith(kept)
+        ]
 
 
 def test_a_missing_package_is_installed_and_nothing_else_moves(runtime, project, tmp_path):
@@ -139,13 +196,18 @@ def test_elsewhere_nothing_is_installed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("on_colab", "gpus", "profile"), [(True, ["Tesla T4"], "report"), (True, [], "demo"), (False, ["RTX"], "demo")]
+    ("on_colab", "gpus", "profile", "why"),
+    [
+        (True, ["Tesla T4"], "report", "on Colab with a GPU"),
+        (True, [], "demo", f"on Colab, {colab.NO_GPU}"),
+        (False, ["RTX"], "demo", "not on Colab"),
+    ],
 )
-def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, gpus, profile):
+def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, gpus, profile, why):
     monkeypatch.setattr(colab, "on_colab", lambda: on_colab)
     monkeypatch.setattr(colab, "_gpus", lambda: gpus)
-    assert colab.pick_profile("auto")[0] == profile
-    assert colab.pick_profile("demo") == ("demo", "asked for")
+    assert colab.pick_profile("auto") == (profile, why)
+    assert colab.pick_profile("report") == ("report", f"asked for, {why}" if on_colab else "asked for")
     with pytest.raises(ValueError, match="auto, demo or report"):
         colab.pick_profile("big")
 

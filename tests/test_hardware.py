@@ -66,7 +66,8 @@ else:
 from covseg_lib import hardware, recipes, training
 from covseg_lib.study import Study
 if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
-    import keras
+    import jax, keras
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # older releases take none by themselves
     keras.distribution.initialize()
 study = Study(root)
 for objective in objectives:

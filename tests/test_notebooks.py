@@ -109,6 +109,7 @@ def test_outputs_are_there_and_clean(name):
     assert checked
     assert all(cell.outputs for cell in checked)
     assert "widgets" not in NOTEBOOKS[name].metadata
+    assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
 
 
 @every

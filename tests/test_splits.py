@@ -61,6 +61,11 @@ def test_every_patient_is_tested_on_once_and_every_fold_has_lesions(seed):
     assert (tested == 1).all()
 
 
+def test_folds_are_the_same_in_every_release_of_scikit_learn():
+    of_slice, lesion = list("aabbbcddefgh"), [1, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0, 1]
+    assert patient_folds(of_slice, 3, lesion, 4).tolist() == [1, 1, 0, 0, 0, 3, 2, 2, 1, 3, 2, 3]
+
+
 def test_too_few_patients_are_an_error():
     with pytest.raises(ValueError, match="found 2"):
         patient_split(["a", "b", "b"])
