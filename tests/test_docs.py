@@ -120,5 +120,42 @@ def test_no_notebook_has_more_than_25_cells():
     assert all(len(notebook.cells) <= 25 for notebook in NOTEBOOKS.values())
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_number_in_prose_is_printed_or_the_reports(path):
+    printed, reports = _held(path), _numbers(_text(DOCS / "report_numbers.md"))
+    unheld = []
+    for sentence in _sentences(path):
+        allowed = printed | reports if "report" in sentence else printed
+        unheld += [(number, sentence) for number in sorted(_numbers(sentence, percent=False) - allowed)]
+    assert unheld == []
+
+
+def _sentences(path):
+    """Yield a notebook's sentences without code, links' ends, how long it takes, and numbers that only name a place."""
+    text = re.sub(r"^\| \*\*Time\*\*.*$|^\d+\. |\]\([^)]*\)", "", _without_code(_text(path)), flags=re.M)
+    number = r"\d+(?:\.\d+)*"
+    text = re.sub(rf"(?:Chapter|Figure|Listing|Table|[Ss]ection)s? {number}(?:(?:, | to | and ){number})*", "", text)
+    text = re.sub(r"(?<![\w.])0\d(?![\w.]*\d)|, (?:19|20)\d\d(?=\))", "", text)  # notebooks; years of papers
+    yield from re.split(r"(?<=[.?!])\s+|\n\n|\|", text)
+
+
+def _held(path):
+    """Return the numbers in a notebook's code and in what it printed."""
+    cells = [cell for cell in NOTEBOOKS[path].cells if cell.cell_type == "code"]
+    printed = [output.get("text", "") for cell in cells for output in cell.outputs]
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    printed += [data.get("text/plain", "") + re.sub(r"<[^>]+>", " ", data.get("text/html", "")) for data in shown]
+    return _numbers("\n".join([*(cell.source for cell in cells), *printed]))
+
+
+def _numbers(text, percent=True):
+    """Return the numbers in a text, 99.5 % as 0.995 also (or, where `percent` is False, only so); signs aside."""
+    found = set()
+    for digits, sign in re.findall(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?!\w)( ?%)?", text.replace("..", " ")):
+        value = float(digits.replace(",", ""))
+        found |= {round(value / 100, 9) if sign else value} | ({value} if percent else set())
+    return found
+
+
 if __name__ == "__main__":
     storage.write_bytes(LESSON, lesson().encode())
