@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import scores, watching
-from covseg_lib.study import LESION_FROM
+from covseg_lib.study import LESION_FROM, OBJECTIVE_NAMES
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]  # of Okabe and Ito, for the colour-blind
 SIDES = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
@@ -183,18 +183,21 @@ def runs(table, varied, score):
     left, right = figure.subplots(1, 2, sharey=True)
     table = table.dropna(subset="test")
     places = {value: place for place, value in enumerate(sorted(table[varied].unique()))}
-    for number, (objective, of_objective) in enumerate(table.groupby("objective", sort=False)):
+    for number, objective in enumerate(name for name in OBJECTIVE_NAMES if name in set(table["objective"])):
+        of_objective = table[table["objective"] == objective]
         colour, grouped = COLOURS[number], of_objective.groupby(varied)["test"]
+        dots = {"marker": "os^"[number], "color": colour, "linestyle": "", "fillstyle": "none", "markeredgewidth": 1.5}
         spread = grouped.agg(["min", "mean", "max"]).rename(index=places)
         left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
-        left.plot(spread.index, spread["mean"], color=colour, label=f"{objective} model")
-        left.plot(of_objective[varied].map(places), of_objective["test"], "o", color=colour, alpha=0.7)
-        right.plot(of_objective["total_s"] / 60, of_objective["test"], "o", color=colour, alpha=0.7)
+        left.plot(spread.index, spread["mean"], color=colour)
+        left.plot(of_objective[varied].map(places), of_objective["test"], **dots)
+        right.plot(of_objective["total_s"] / 60, of_objective["test"], **dots, label=f"{objective} model")
     left.set_xticks(range(len(places)), [f"{value:g}" if not isinstance(value, str) else value for value in places])
+    left.tick_params("x", rotation=45 if len(places) > 6 else 0)
     left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, test slices pooled", title="What the setting buys")
     right.set(xlabel="minutes of training", title="What it costs")
     right.set_xlim(left=0)
     for ax in (left, right):
         ax.grid(axis="y", color="0.9")
-    left.legend(frameon=False, fontsize=8)
+    right.legend(fontsize=8)
     return figure
