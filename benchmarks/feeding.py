@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from covseg_lib import recipes, slices
+from covseg_lib import compiling, recipes, slices
 from covseg_lib.batches import Batches
 from covseg_lib.study import Study
 
@@ -76,7 +76,7 @@ def main(folder, rounds, steps):
     study, rows = Study(folder), []
     recipe = recipes.make_recipe(study, "dice")
     images, masks = (array[: steps * recipe.batch_size] for array in slices.load(study, "train"))
-    model, clock = recipes.compile_model(recipe), Steps()
+    model, clock = compiling.compile_model(recipe), Steps()
     for number in range(rounds + 1):
         for way in (arrays, tf_data, tf_data_untuned, one_worker, two_workers):
             start = time.perf_counter()

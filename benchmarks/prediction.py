@@ -34,7 +34,7 @@ def make_run(folder, objective="dice"):
     import keras
     import pandas as pd
 
-    from covseg_lib import recipes, storage
+    from covseg_lib import compiling, recipes, storage
     from covseg_lib.study import REPORT
 
     about = {"size": SIZE, "step": STEP, "window_hu": REPORT["window_hu"], "mean": 90.0, "std": 80.0}
@@ -42,7 +42,7 @@ def make_run(folder, objective="dice"):
     recipe = recipes.Recipe("untrained", objective, "slice", 0, 1, about, **{name: REPORT[name] for name in names})
     keras.utils.set_random_seed(0)
     folder.mkdir()
-    recipes.build_model(recipe).save_weights(folder / "best.weights.h5")
+    compiling.build_model(recipe).save_weights(folder / "best.weights.h5")
     storage.write_json(folder / "recipe.json", asdict(recipe))
     storage.write_json(folder / "timing.json", {})
     storage.write_csv(folder / "history.csv", pd.DataFrame({"epoch": [1]}))

@@ -121,12 +121,14 @@ def torch_bfloat16(images, masks):
 
 def ours(images, masks, precision="auto", xla=False):
     """Train by the library's model, compiled as its notebooks do, and its batches."""
-    from covseg_lib import recipes
+    from covseg_lib import compiling, recipes
     from covseg_lib.batches import Batches
 
     names = ("base_filters", "depth", "learning_rate", "seed")
     settings = {name: REPORT[name] for name in names} | {"batch_size": BATCH, "precision": precision}
-    model = recipes.compile_model(recipes.Recipe("bench", "iou", "slice", 0, 1, {"size": images.shape[1]}, **settings))
+    model = compiling.compile_model(
+        recipes.Recipe("bench", "iou", "slice", 0, 1, {"size": images.shape[1]}, **settings)
+    )
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(

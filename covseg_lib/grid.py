@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from covseg_lib import keeping, recipes, runner, runs
+from covseg_lib import recipes, runner, runs
 from covseg_lib.recipes import Recipe
 
 OF_RECIPE = ("EPOCHS", "FOLD", "SPLIT", "BATCH_SIZE", "LEARNING_RATE", "BASE_FILTERS", "PRECISION", "SEED")
@@ -116,7 +116,7 @@ def _job(study, path, varied, parameters):
     name = re.sub(r"[^\w.-]", "_", name.replace("+", ""))  # 1e+30 is not 1e-30
     options = {name.lower(): given[name] for name in OF_RECIPE if name in given}
     recipe = recipes.make_recipe(study, objective, name, **options)
-    keeping.is_finished(recipe, study)  # refuses a folder with another recipe's run
+    recipes.is_finished(recipe, study)  # refuses a folder with another recipe's run
     given |= {"RUN": name, "STUDY": str(study.root.resolve())}
     return Job(path, given, recipe, study.path("executed", run=recipe.run).resolve())
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import keras
 
 from covseg_lib import colab
-
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+from covseg_lib.study import PRECISIONS
 
 
 def precision(asked="auto"):

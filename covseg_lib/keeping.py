@@ -6,27 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from covseg_lib import colab, hardware, recipes, storage
-
-
-def is_finished(recipe, study):
-    """Tell whether a run has all the epochs of its recipe; ValueError where it cannot come to have them."""
-    files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "timing", "backup")}
-    if not files["recipe"].exists():
-        return False
-    done = len(pd.read_csv(files["history"])) if files["history"].exists() else 0
-    finished = files["timing"].exists()
-    wrong = recipes.differences(storage.read_json(files["recipe"]), recipe)
-    if not wrong and done > recipe.epochs:
-        wrong = f"epochs {done}, now {recipe.epochs}"
-    if not wrong and finished and done < recipe.epochs and not any(files["backup"].glob("*.npz")):
-        wrong = f"epochs {done}, now {recipe.epochs}, and no {files['backup']} to go on from"
-    if wrong:
-        raise ValueError(
-            f"run {recipe.run} in {files['recipe'].parent} was trained by another recipe: {wrong}. Train this one "
-            f'beside it (RUN = "{recipe.run}_2"), or discard what is there (RESUME = False)'
-        )
-    return finished and done == recipe.epochs
+from covseg_lib import colab, compiling, hardware, storage
 
 
 class Keeper:
@@ -47,7 +27,7 @@ class Keeper:
         self.recipe, self.backup, self.every, self.root = recipe, backup, every, study.root
         self.files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "weights", "timing")}
         storage.remove_parts(self.files["recipe"].parent)
-        self.best_model, self.published = recipes.build_model(recipe), None
+        self.best_model, self.published = compiling.build_model(recipe), None
         self.files["timing"].unlink(missing_ok=True)
         storage.write_json(self.files["recipe"], asdict(recipe))
 

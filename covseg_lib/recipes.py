@@ -1,13 +1,12 @@
-"""The recipe of a run: all that decides how it comes out, and the model that it makes."""
+"""The recipe of a run: all that decides how it comes out."""
 
 import re
 from dataclasses import asdict, dataclass
 
-import keras
+import pandas as pd
 
-from covseg_lib import hardware, storage
-from covseg_lib.objectives import OBJECTIVES, Marked
-from covseg_lib.unet import build_unet
+from covseg_lib import storage
+from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Recipe:
             raise ValueError(f"seed is {self.seed!r}: expected a whole number from 0 on")
         if not isinstance(self.learning_rate, (int, float)) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a number above 0")
-        if self.precision not in hardware.PRECISIONS:
-            raise ValueError(f"no precision {self.precision!r}: choose one of {', '.join(hardware.PRECISIONS)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
 
 def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
@@ -68,8 +67,8 @@ def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
     -------
     Recipe
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+    if objective not in OBJECTIVE_NAMES:
+        raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVE_NAMES)}")
     settings = study.settings(**overrides)
     names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
     usual = settings["split"] == study.settings()["split"]
@@ -91,20 +90,24 @@ def differences(stored, recipe):
     return "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
-def build_model(recipe):
-    """Return the recipe's U-Net with untrained weights, in the precision that the recipe means on this machine."""
-    size, precision = recipe.preprocessing["size"], hardware.precision(recipe.precision)
-    return build_unet(size, recipe.base_filters, recipe.depth, recipe.lesion_prior, precision)
-
-
-def compile_model(recipe):
-    """Return the recipe's U-Net with untrained weights, compiled with its objective and Adam."""
-    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
-    optimizer = hardware.adam(recipe.learning_rate, recipe.clipnorm)
-    if hardware.precision(recipe.precision) == "mixed_float16":  # small gradients would vanish in float16
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(optimizer=optimizer, loss=objective.loss, metrics=[objective.make_metric(), Marked(name="marked")])
-    return model
+def is_finished(recipe, study):
+    """Tell whether a run has all the epochs of its recipe; ValueError where it cannot come to have them."""
+    files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "timing", "backup")}
+    if not files["recipe"].exists():
+        return False
+    done = len(pd.read_csv(files["history"])) if files["history"].exists() else 0
+    finished = files["timing"].exists()
+    wrong = differences(storage.read_json(files["recipe"]), recipe)
+    if not wrong and done > recipe.epochs:
+        wrong = f"epochs {done}, now {recipe.epochs}"
+    if not wrong and finished and done < recipe.epochs and not any(files["backup"].glob("*.npz")):
+        wrong = f"epochs {done}, now {recipe.epochs}, and no {files['backup']} to go on from"
+    if wrong:
+        raise ValueError(
+            f"run {recipe.run} in {files['recipe'].parent} was trained by another recipe: {wrong}. Train this one "
+            f'beside it (RUN = "{recipe.run}_2"), or discard what is there (RESUME = False)'
+        )
+    return finished and done == recipe.epochs
 
 
 def _flat(fields):

@@ -48,6 +48,7 @@ LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring 
 LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
 DOWNLOADS = ("zenodo", "medseg")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
 REPORT = {  # the report's own sizes, split and epochs; `recipes.Recipe` says why the others are as they are

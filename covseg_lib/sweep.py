@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from covseg_lib import keeping, parallel, runner
+from covseg_lib import parallel, recipes, runner
 from covseg_lib.colab import PROJECT
 
 UNDER_WAY = "under way"  # in another process, which is left alone
@@ -79,7 +79,7 @@ def execute(job):
 
 
 def _state(study, job):
-    if keeping.is_finished(job.recipe, study):
+    if recipes.is_finished(job.recipe, study):
         return "finished"
     with _only_one(job) as alone:
         return "to do" if alone else UNDER_WAY

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from covseg_lib import hardware, keeping, recipes, slices, storage, watching
+from covseg_lib import compiling, hardware, keeping, recipes, slices, storage, watching
 from covseg_lib.backup import Backup
 from covseg_lib.batches import Batches, order
 from covseg_lib.recipes import Recipe
@@ -63,12 +63,12 @@ def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
     say = report or (lambda line: None)
     if not resume:
         shutil.rmtree(study.path("recipe", run=recipe.run).parent, ignore_errors=True)
-    if keeping.is_finished(recipe, study):
+    if recipes.is_finished(recipe, study):
         say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
         return load_run(study, recipe.run)
     keras.utils.set_random_seed(recipe.seed)
     with hardware.all_devices() as shares:
-        model, backup = recipes.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
+        model, backup = compiling.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
         state = backup.restore(model, say)
         if state.history:
             say(f"going on with run {recipe.run} after epoch {len(state.history)} of {recipe.epochs}")
@@ -124,7 +124,7 @@ def read_run(folder):
         )
     try:
         recipe = Recipe(**storage.read_json(files["recipe"]))
-        model = recipes.build_model(recipe)
+        model = compiling.build_model(recipe)
         model.load_weights(files["weights"])
         history = pd.read_csv(files["history"])
     except (TypeError, ValueError, OSError, KeyError) as error:
