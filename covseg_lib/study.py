@@ -68,7 +68,7 @@ REPORT = {  # the report's own sizes, split and epochs; `recipes.Recipe` says wh
     "precision": "auto",
     "seed": 0,
 }
-DEMO = REPORT | {  # phantoms and a small network: the whole study in three minutes on two cores
+DEMO = REPORT | {  # phantoms and a small network: the whole study in a few minutes on two cores
     "source": "phantom",
     "cases": "all",
     "size": 64,
