@@ -105,7 +105,7 @@ def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
 
 def test_pictures_and_charts_of_a_study(compared):
     assert len(views.overlays(compared, "dice", 2).axes) == 4
-    assert len(views.best_to_worst(compared, "dice", 1).axes) == 4
+    assert len(views.best_to_worst(compared, "dice", 1).axes) == 3
     run = training.load_run(compared, "dice_slice")
     assert views.scroll(compared, run).startswith(b"\x89PNG")
 
