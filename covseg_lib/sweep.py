@@ -113,16 +113,18 @@ def _follow(futures, bar, file):
         while pending:
             done, pending = wait(pending, timeout=1)
             for future in done:
-                job = futures[future]
-                outcomes[job.recipe.run] = state, why = future.result()
+                job, error = futures[future], future.exception()  # as of a full disk, or of a worker that died thrice
+                state, why = ("failed", f"{type(error).__name__}: {error}") if error else future.result()
+                outcomes[job.recipe.run] = state, why
                 bar.update(state == "finished")
                 _say(file, f"{job.recipe.run} {state} {why}".rstrip())
             bar.set_postfix_str(", ".join(filter(None, (_where(futures[future]) for future in pending))))
     except BaseException:
         for future in pending:
             future.cancel()
-        for process in psutil.Process().children(recursive=True):  # the kernels here; backups are whole at any time
-            process.kill()
+        for process in psutil.Process().children(recursive=True):  # backups are whole at any time
+            if "ipykernel_launcher" in process.cmdline():
+                process.kill()
         raise
     return outcomes
 

@@ -1,9 +1,16 @@
 """Sweeps of tiny trainings: planned, run, killed, repeated, on threads and on a Dask cluster."""
 
 import multiprocessing
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
 
+import filelock
 import numpy as np
 import pandas as pd
 import psutil
@@ -78,8 +85,12 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
         grid.read_file(tmp_path / "sweep.yaml")
 
 
+def _is_kernel(process):
+    return "ipykernel_launcher" in process.cmdline()
+
+
 def _kernels():
-    return [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if _is_kernel(process)]
 
 
 def _kill_one(study, run):
@@ -145,26 +156,75 @@ def test_a_run_under_way_elsewhere_is_left_alone_until_its_process_is_killed(tin
     assert sweep.states(tiny_study, jobs[:2]) == ["to do", "to do"]
 
 
-def test_a_cluster_gives_the_scores_of_threads(tiny_study, tmp_path):
+def _kill_when(path, pid):
+    while not path.exists():
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_cluster_gives_the_scores_of_threads_though_a_worker_is_killed(tiny_study, tmp_path):
     distributed = pytest.importorskip("distributed")
-    jobs = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 1})
+    jobs = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 20})
     assert set(sweep.run(tiny_study, jobs)["state"]) == {"finished"}
     here = {job.recipe.run: pd.read_csv(tiny_study.path("history", run=job.recipe.run)) for job in jobs}
-    for job in jobs:
-        tiny_study.path("timing", run=job.recipe.run).unlink()
-        for file in tiny_study.path("backup", run=job.recipe.run).iterdir():
-            file.unlink()
+    shutil.rmtree(tiny_study.path("models"))
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(tmp_path)}
     with distributed.LocalCluster(**options) as cluster:
+        begun = tiny_study.path("history", run=jobs[0].recipe.run)
+        pid = cluster.workers[0].pid
+        threading.Thread(target=_kill_when, args=(begun, pid), daemon=True).start()
         done = sweep.run(tiny_study, jobs, scheduler=cluster.scheduler_address)
+        assert not psutil.pid_exists(pid)
     assert set(done["state"]) == {"finished"}
     for run, history in here.items():
         again = pd.read_csv(tiny_study.path("history", run=run))
         assert np.allclose(again.drop(columns="seconds"), history.drop(columns="seconds"), atol=1e-6)
 
 
+def test_what_nobody_foresaw_fails_one_run_and_not_the_others(tiny_study, jobs, monkeypatch):
+    def full_disk(notebook, out, parameters):
+        if parameters["SEED"]:
+            raise OSError(28, "No space left on device")
+        tiny_study.path("models").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(runner, "execute", full_disk)
+    done = sweep.run(tiny_study, jobs[:2])
+    assert done["state"].tolist() == ["finished", "failed"]
+    assert done["why"][1] == "OSError: [Errno 28] No space left on device"
+
+
+def test_where_the_file_system_knows_no_locks_runs_are_executed(tiny_study, jobs, monkeypatch):
+    monkeypatch.setattr(filelock.FileLock, "acquire", _no_locks)
+    assert sweep.states(tiny_study, jobs[:1]) == ["to do"]
+
+
+def _no_locks(lock, timeout):
+    raise NotImplementedError("FileSystem does not appear to support flock")
+
+
+def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_goes_on(tiny_study):
+    command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "--vary", "EPOCHS=400"]
+    command += ["-p", "BASE_FILTERS", "2", "-p", "LEARNING_RATE", "0.01"]
+    process = subprocess.Popen([sys.executable, "-m", "covseg_lib", *command], stderr=subprocess.DEVNULL)
+    while not any(tiny_study.path("backup", run="dice_epochs400").glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    kernels = [kernel for kernel in psutil.Process(process.pid).children(recursive=True) if _is_kernel(kernel)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60)
+    assert kernels
+    assert not any(kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels)
+    epochs = len(pd.read_csv(tiny_study.path("history", run="dice_epochs400")))
+    assert 0 < epochs < 400
+    jobs = grid.plan(tiny_study, ["05"], {"EPOCHS": [400]}, SMALL)
+    assert sweep.states(tiny_study, jobs) == ["to do"]
+
+
 def test_a_dry_run_lists_and_runs_nothing(tiny_study):
-    arguments = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "--vary", "EPOCHS=1,2", "--dry-run"]
+    file = tiny_study.root / "sweep.yaml"
+    file.write_text("notebooks: ['03']\nvary: {EPOCHS: [7]}\nparameters: {SEED: 1}\n")
+    said = ["--file", str(file), "--notebook", "05", "--vary", "EPOCHS=1,2"]  # the command line wins
+    arguments = ["sweep", "--study", str(tiny_study.root), *said, "--dry-run"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert re.search(r"dice_epochs2 +05_train_dice +2 +to do +NaN", done.output)
