@@ -45,7 +45,7 @@ STATE = r"""() => {
 
 
 def copy_project(folder):
-    """Put copies of the notebooks, without outputs and with answers unfolded, and the library into a folder."""
+    """Put copies of the notebooks, without outputs, and the library into a folder."""
     (folder / "notebooks").mkdir()
     (folder / "covseg_lib").symlink_to(PROJECT / "covseg_lib")
     for path in runner.notebooks():
@@ -53,7 +53,6 @@ def copy_project(folder):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-                cell.metadata.pop("jupyter", None)  # a folded cell shows no number when it has run
         nbformat.write(notebook, folder / "notebooks" / path.name)
 
 

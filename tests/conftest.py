@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -22,6 +23,11 @@ def write_volume(path, array, affine=LPS):
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, affine), path)
     return path
+
+
+def answers(notebook):
+    """Return the code of the folded answers to a notebook's exercises."""
+    return re.findall(r"```python\n(.*?)```", notebook.cells[-1].source, re.DOTALL)
 
 
 @pytest.fixture
