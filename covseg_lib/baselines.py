@@ -3,17 +3,16 @@
 import numpy as np
 import pandas as pd
 
-from covseg_lib import scores, slices, storage
+from covseg_lib import models, scores, slices, storage
 
 
 def predict_study(study):
-    """Count the baselines' hits and misses on the test slices of every split and fold that a run was predicted on.
+    """Count the baselines' hits and misses on the test slices of every split and fold that models are compared on.
 
     Each is fitted to the training slices of the same split and fold: the grey band (in the lungs where there are lung
     masks), the usual place, and the empty mask. Writes predictions/(baselines).csv, rows as `scores.counted` has them.
     """
-    recipes = [storage.read_json(study.need("recipe", run=run)) for run in scores.predicted_runs(study)]
-    asked = dict.fromkeys((recipe["split"], recipe["fold"]) for recipe in recipes)
+    asked = dict.fromkeys((recipe["split"], recipe["fold"]) for recipe in models.compared(study).values())
     tables = [_predict(study, split, fold) for split, fold in asked]
     storage.write_csv(study.path("counts", run=scores.BASELINES_FILE), pd.concat(tables))
 

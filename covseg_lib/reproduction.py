@@ -4,7 +4,7 @@ import itertools
 
 import pandas as pd
 
-from covseg_lib import scores, slices, storage, uncertainty, watching
+from covseg_lib import models, scores, slices, storage, uncertainty, watching
 from covseg_lib.dataset import REPORT_CASES
 
 REPORT = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
@@ -65,8 +65,10 @@ def shared_losses(study):
     DataFrame, a row a pair: split, fold, the two runs, the epoch that each one's metric picked, and the largest
     difference between their training losses of any epoch
     """
-    runs = {run: storage.read_json(study.need("recipe", run=run)) for run in scores.predicted_runs(study)}
-    alike = {run: {k: v for k, v in recipe.items() if k not in ("run", "objective")} for run, recipe in runs.items()}
+    runs = models.compared(study)
+    alike = {
+        run: {k: v for k, v in recipe.items() if k not in ("run", "objective", "model")} for run, recipe in runs.items()
+    }
     histories = {run: pd.read_csv(study.need("history", run=run)) for run in runs}
     rows = []
     for a, b in itertools.combinations(runs, 2):
@@ -163,9 +165,8 @@ def _test_verdict(metric, theirs, model, sure):
 def _models(study):
     """Return {(split, model): recipe of the first of its runs}."""
     found = {}
-    for run in scores.predicted_runs(study):
-        recipe = storage.read_json(study.need("recipe", run=run))
-        key = recipe["split"], scores.model_of(run, recipe)
+    for recipe in models.compared(study).values():
+        key = recipe["split"], recipe["model"]
         if key not in found or recipe["fold"] < found[key]["fold"]:
             found[key] = recipe
     return found

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from covseg_lib import scores, storage, watching
+from covseg_lib import models, scores, storage, watching
 
 SEEDS = ("seed", "fold")  # what makes runs of one setting differ by chance, or by patients
 SETTINGS = ("objective", "split", "epochs", "base_filters", "depth", "batch_size", "learning_rate", "precision")
@@ -32,7 +32,7 @@ def table(study, score="dice"):
     -------
     DataFrame, index run, as `listing` returns it, with the columns validation and test
     """
-    found = {run: _scores(study, run, score) for run in scores.predicted_runs(study)}
+    found = {run: _scores(study, run, score) for run in models.predicted_runs(study)}
     return listing(study).join(pd.DataFrame.from_dict(found, orient="index", columns=["validation", "test"]))
 
 

@@ -8,7 +8,7 @@ slice by slice; every table adds them up. Where both masks are empty they agree,
 import numpy as np
 import pandas as pd
 
-from covseg_lib import slices, storage
+from covseg_lib import models, slices
 
 COUNTS = ["tp", "fp", "fn", "tn"]
 BASELINES = ("(grey band)", "(usual place)", "(empty mask)")
@@ -127,30 +127,21 @@ def of_table(counted, names=tuple(SCORES)):
 
 
 def counted(study, side="test"):
-    """Return the counts of every predicted run and baseline on the slices of one side, slice by slice.
-
-    Runs that differ in nothing but the fold are one model. Of each split those folds are taken that all its models
-    have, so that all are scored on the same slices.
+    """Return the counts of every compared run and baseline on the slices of one side, slice by slice.
 
     Returns
     -------
     DataFrame, one row a model and slice, the report's split first: split, model, fold, side, case, patient, slice, and
     `COUNTS`
     """
-    tables, recipes = [], {}
-    for run in predicted_runs(study):
-        recipe = storage.read_json(study.need("recipe", run=run))
-        about = {"model": model_of(run, recipe), "split": recipe["split"], "fold": recipe["fold"]}
-        tables.append(_read(study, run).assign(**about))
-        but_fold = recipe | {"run": "", "fold": 0}
-        if recipes.setdefault(about["model"], but_fold) != but_fold:
-            raise ValueError(f"{run} was trained by another recipe than the other folds of it: train all alike")
-    if not tables:
-        raise FileNotFoundError(f"no predictions in {study.path('predictions')}: run notebook 06 first")
-    runs = pd.concat(tables)
-    folds = runs.groupby("split")[["model", "fold"]].apply(_common_folds)
-    everything = pd.concat([runs, _read(study, BASELINES_FILE)])
-    kept = [fold in folds[split] for split, fold in zip(everything["split"], everything["fold"], strict=True)]
+    runs = models.compared(study)
+    named = [
+        _read(study, run).assign(**{name: recipe[name] for name in ("split", "model", "fold")})
+        for run, recipe in runs.items()
+    ]
+    everything = pd.concat([*named, _read(study, BASELINES_FILE)])
+    asked = {(recipe["split"], recipe["fold"]) for recipe in runs.values()}
+    kept = [key in asked for key in zip(everything["split"], everything["fold"], strict=True)]
     everything = everything[np.array(kept) & (everything["side"] == side)]
     return everything.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # the report's first
 
@@ -176,32 +167,17 @@ def by_case(study):
     return of_table(counted(study).groupby(["split", "model", "case"], sort=False)[COUNTS].sum())
 
 
-def predicted_runs(study):
-    """Return the names of the runs that notebook 06 has predicted, in the order of `Study.runs`."""
-    return [run for run in study.runs() if study.path("counts", run=run).exists()]
-
-
-def model_of(run, recipe):
-    """Return the name under which the folds of a model, each a run, are scored together.
-
-    >>> model_of("dice_patient_fold2", {"fold": 2})
-    'dice_patient'
-    """
-    return run.removesuffix(f"_fold{recipe['fold']}")
-
-
 def by_threshold(study, thresholds=THRESHOLDS):
     """Return the Dice of every model's test slices, pooled, where a pixel counts as lesion from some probabilities on.
 
     DataFrame, a column (split, model) each, a row a threshold.
     """
     masks, found = slices.arrays(study, ["masks"])[0], {}
-    for run in predicted_runs(study):
-        recipe = storage.read_json(study.need("recipe", run=run))
+    for run, recipe in models.compared(study).items():
         truth = masks[slices.rows_of(study, "test", split=recipe["split"], fold=recipe["fold"])]
         probabilities = np.load(study.need("prediction", run=run))
         counted_at = np.array([counts(truth, probabilities >= threshold) for threshold in thresholds])
-        key = recipe["split"], model_of(run, recipe)
+        key = recipe["split"], recipe["model"]
         found[key] = found.get(key, 0) + counted_at
     return pd.DataFrame({key: of_counts("dice", *table.T) for key, table in found.items()}, index=thresholds)
 
@@ -212,18 +188,6 @@ def _of(name, true, pred):
 
 def _read(study, run):
     return pd.read_csv(study.need("counts", run=run), dtype={"case": str, "patient": str})
-
-
-def _common_folds(rows):
-    """Return the folds that all models of a split have; ValueError where there is none."""
-    folds = {model: set(of_model) for model, of_model in rows.groupby("model", sort=False)["fold"]}
-    common = set.intersection(*folds.values())
-    if not common:
-        said = "; ".join(f"{model} {sorted(map(int, its))}" for model, its in folds.items())
-        raise ValueError(
-            f"no fold that all models were tested on (folds of {said}): train them on one FOLD, compare again"
-        )
-    return common
 
 
 def _mean_dice(found, unit):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import surface_distance
 
-from covseg_lib import resizing, scores, sliced, slices, storage
+from covseg_lib import models, resizing, sliced, slices, storage
 from covseg_lib.study import LESION_FROM
 
 TOLERANCE_MM = 3.0  # of infections, as the data's authors take it (Ma et al., 2021)
@@ -46,15 +46,14 @@ def table(study):
     DataFrame, index (split, model, case): nsd, hd95_mm (see `surface_scores`), true_ml, predicted_ml and error_ml
     """
     listed, rows = slices.table(study), []
-    for run in scores.predicted_runs(study):
-        recipe = storage.read_json(study.need("recipe", run=run))
+    for run, recipe in models.compared(study).items():
         if recipe["split"] != "patient":
             continue
         tested = listed.loc[slices.rows_of(study, "test", split="patient", fold=recipe["fold"])]
         tested = tested.assign(row=np.arange(len(tested)))
         probabilities = np.load(study.need("prediction", run=run), mmap_mode="r")
         for case, of_case in tested.groupby("case", sort=False):
-            key = {"split": "patient", "model": scores.model_of(run, recipe), "case": case}
+            key = {"split": "patient", "model": recipe["model"], "case": case}
             rows.append(key | _score_case(study, case, probabilities[of_case["row"]]))
     columns = ["split", "model", "case", "nsd", "hd95_mm", "true_ml", "predicted_ml", "error_ml"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])

@@ -11,6 +11,7 @@ import surface_distance
 from covseg_lib import (
     baselines,
     leak,
+    models,
     prediction,
     recipes,
     reproduction,
@@ -50,11 +51,11 @@ def test_the_usual_place_is_cut_where_its_dice_is_highest():
 
 
 def test_folds_are_scored_together_and_splits_apart(compared):
-    assert scores.predicted_runs(compared) == ["dice", "dice_fold1", "dice_slice"]
+    assert models.predicted_runs(compared) == ["dice", "dice_fold1", "dice_slice"]
     table = scores.table(compared)
-    models = ["dice", *scores.BASELINES]
+    names = ["dice", *scores.BASELINES]
     assert sorted(table.index) == sorted(
-        [("patient", model) for model in models] + [("slice", model.replace("dice", "dice_slice")) for model in models]
+        [("patient", name) for name in names] + [("slice", name.replace("dice", "dice_slice")) for name in names]
     )
     assert table.loc["patient", ["slices", "patients", "folds"]].to_numpy().tolist() == [[10, 2, 2]] * 4
     assert table.loc["slice", "slices"].tolist() == [2] * 4
