@@ -37,3 +37,22 @@ def activations(*names, low=-4, high=4):
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("x")
     return figure
+
+
+def losses(table, objective):
+    """Show what losses and scores say of a worse and worse guess; thick what one of `OBJECTIVES` learns and is kept by.
+
+    `table` is as `guesses.toy_losses` returns it.
+    """
+    ways = list(dict.fromkeys(table.index.get_level_values("way")))
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(ways), sharey=True)
+    for ax, way in zip(panels, ways, strict=True):
+        for name, colour in zip(table, COLOURS, strict=False):
+            own = name in (objective.loss_title, f"1 - {objective.title}")
+            style = {"linewidth": 3 if own else 1, "linestyle": "--" if name.startswith("1") else "-"}
+            ax.plot(table.loc[way].index, table.loc[way, name], color=colour, label=name, **style)
+        ax.set(xlabel="how far it is wrong", title=way, ylim=(-0.03, 1.03))
+    panels[0].set_ylabel("loss: 0 is perfect")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
