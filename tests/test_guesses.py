@@ -35,7 +35,7 @@ def test_a_lesion_missed_costs_all_by_overlap_and_its_share_by_accuracy():
 
 
 def test_the_losses_of_the_objective_are_thick():
-    figure = charts.losses(guesses.toy_losses(size=16, radius=3, steps=3), OBJECTIVES["dice"])
+    figure = drawings.losses(guesses.toy_losses(size=16, radius=3, steps=3), OBJECTIVES["dice"])
     thick = [line.get_label() for line in figure.axes[0].lines if line.get_linewidth() > 2]
     assert thick == ["soft Dice loss", "1 - Dice"]
 
