@@ -124,19 +124,21 @@ def leak(table):
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     ax = figure.subplots()
     noise = np.random.default_rng(0).uniform(0.94, 1.06, len(table))
-    for number, (split, rows) in enumerate(table.groupby("split", sort=False)):
+    for split, rows in table.groupby("split", sort=False):
         mm = rows["mm"].replace(np.inf, BEYOND_MM)
         colour = COLOURS[0] if split == "slice" else COLOURS[4]
         ax.plot(mm * noise[: len(mm)], rows["dice"], ".", color=colour, alpha=0.35)
         medians = rows.groupby(mm)["dice"].median()
-        ax.plot(medians.index, medians, "_", color=colour, markersize=26, markeredgewidth=3)
-        place = {"xy": (0.99, 0.92 - 0.08 * number), "xycoords": "axes fraction", "ha": "right"}
-        ax.annotate(f"{split} split: median {rows['dice'].median():.2f}", color=colour, **place)
+        label = f"{split} split,\nmedian {rows['dice'].median():.2f}"
+        ax.plot(medians.index, medians, "_", color=colour, markersize=26, markeredgewidth=3, label=label)
     ticks = [1, 2, 4, 6, 12, 24, BEYOND_MM]
     ax.set_xscale("log")
     ax.set_xticks(ticks, [*map(str, ticks[:-1]), "another\npatient"])
     ax.minorticks_off()
-    ax.set(ylim=(-0.03, 1.03), xlabel="mm to the nearest slice trained on", ylabel="Dice of a test slice")
+    nearest = min(table["mm"].min(), BEYOND_MM)
+    ax.set(xlim=(nearest * 0.75, BEYOND_MM * 1.3), ylim=(-0.03, 1.03))
+    ax.set(xlabel="mm to the nearest slice trained on", ylabel="Dice of a test slice")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=0.6)
     ax.set_title("What a neighbour in the training set is worth (bars: medians)")
     return figure
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from covseg_lib import charts, figures, guesses, scores
+from covseg_lib import drawings, figures, guesses, scores
 from covseg_lib.objectives import OBJECTIVES
 
 SQUARE = np.zeros((64, 64), np.uint8)
