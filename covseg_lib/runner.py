@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -25,6 +27,13 @@ KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # ipykernel warns at every start that 
 
 class NotebookFailed(Exception):
     """A notebook stopped: says which cell, why, and where the executed copy lies."""
+
+
+class QuietKernel(AsyncKernelManager):
+    """A kernel whose libraries print nothing to our terminal: what its cells print is in the notebook anyway."""
+
+    async def _async_launch_kernel(self, kernel_cmd, **options):
+        await super()._async_launch_kernel(kernel_cmd, **options, stderr=subprocess.DEVNULL)
 
 
 def notebooks(numbers=()):
@@ -115,7 +124,13 @@ def execute(path, out, parameters):
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(path), str(out), parameters, progress_bar=False, cwd=str(PROJECT), extra_arguments=KERNEL_ARGUMENTS
+            str(path),
+            str(out),
+            parameters,
+            progress_bar=False,
+            cwd=str(PROJECT),
+            extra_arguments=KERNEL_ARGUMENTS,
+            kernel_manager_class=QuietKernel,
         )
     except (PapermillExecutionError, DeadKernelError) as error:
         why = "stopped: its process died, most likely for want of memory (smaller BATCH_SIZE or SIZE)"

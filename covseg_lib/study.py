@@ -133,11 +133,11 @@ class Study:
     def listing(self, *names, **parts):
         """Return a table of files and their sizes in MB; a folder stands for all files in it.
 
-        A name is one of `LAYOUT`, its {parts} given for all.
+        A name is one of `LAYOUT`, its {parts} given for all. Files whose names begin with a dot are left out.
         """
         paths = [self.path(name, **parts) for name in names]
         files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        sizes = [(file, file.stat().st_size / 1e6) for file in files if file.is_file()]
+        sizes = [(file, file.stat().st_size / 1e6) for file in files if file.is_file() and file.name[0] != "."]
         rows = [(file.relative_to(self.root).as_posix(), round(size, 3)) for file, size in sizes]
         return pd.DataFrame(rows, columns=["file", "MB"])
 

@@ -72,6 +72,13 @@ def test_a_notebook_whose_process_dies_says_so(suite):
         runner.run(suite, numbers=["03"])
 
 
+def test_what_libraries_print_past_python_does_not_reach_the_terminal(suite, capfd):
+    _notebook(runner.NOTEBOOKS / "03_third.ipynb", "import os\nos.write(2, b'I0000 cudart_stub')\nprint('seen')")
+    (made,) = runner.run(suite, numbers=["03"])
+    assert "cudart" not in capfd.readouterr().err
+    assert "seen" in made.read_text()
+
+
 def test_an_unknown_notebook_lists_the_known_ones(suite):
     with pytest.raises(ValueError, match="no notebook 07: there are 01_first, 02_second"):
         runner.run(suite, numbers=["07"])
