@@ -32,8 +32,9 @@ class NotebookFailed(Exception):
 class QuietKernel(AsyncKernelManager):
     """A kernel whose libraries print nothing to our terminal: what its cells print is in the notebook anyway."""
 
-    async def _async_launch_kernel(self, kernel_cmd, **options):
-        await super()._async_launch_kernel(kernel_cmd, **options, stderr=subprocess.DEVNULL)
+    async def start_kernel(self, **options):
+        """Start it as its superclass does."""
+        await super().start_kernel(**options, stderr=subprocess.DEVNULL)
 
 
 def notebooks(numbers=()):
