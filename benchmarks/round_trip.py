@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from covseg_lib import dataset, prediction, resizing, scores, volumes
+from covseg_lib import dataset, orientation, prediction, resizing, scores, volumes
 from covseg_lib.study import LESION_FROM
 
 WAYS = [(1, None), (2, None), (1, 256), (2, 256), (2, 128), (2, 64)]  # step, size (None: not resized)
@@ -23,7 +23,7 @@ WAYS = [(1, None), (2, None), (1, 256), (2, 256), (2, 128), (2, 64)]  # step, si
 def there_and_back(case, step, size, folder):
     """Return the Dice of a case's mask with what comes back of it, and whether the two files' voxels are identical."""
     mask, header = volumes.read_volume(case.mask, step)
-    back = np.zeros(volumes.upright_shape(header), np.uint8)
+    back = np.zeros(orientation.shape(header), np.uint8)
     for number, lesions in enumerate(mask > 0):
         small = resizing.resize_mask(lesions.astype(np.uint8), (size, size)) if size else lesions
         back[number] = prediction.to_scan(small, header, step) >= LESION_FROM

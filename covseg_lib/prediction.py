@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from covseg_lib import resizing, scores, slices, storage, volumes
+from covseg_lib import orientation, resizing, scores, slices, storage, volumes
 from covseg_lib.study import LESION_FROM
 
 BATCH = 8  # slices of a volume that go through the network at a time
@@ -71,7 +71,7 @@ def predict_levels(run, path):
     made_with = run.recipe.preprocessing
     size, step = made_with["size"], made_with["step"]
     grey, header = volumes.read_grey(path, step, made_with["window_hu"])
-    levels = np.empty(volumes.upright_shape(header), np.uint8)
+    levels = np.empty(orientation.shape(header), np.uint8)
 
     def prepare(first):
         rows = np.minimum(np.arange(first, first + BATCH), len(grey) - 1)
@@ -106,4 +106,4 @@ def to_mask(levels):
 
 def to_scan(image, header, step):
     """Bring a resized slice (size, size) back to the scan's own rows and columns, upright: (H, W) float32."""
-    return resizing.enlarge(image, volumes.upright_shape(header)[1:], step, volumes.counted_from_end(header))
+    return resizing.enlarge(image, orientation.shape(header)[1:], step, orientation.counted_from_end(header))

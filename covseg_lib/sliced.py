@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from covseg_lib import storage, volumes
+from covseg_lib import orientation, storage, volumes
 
 
 def make(case, path, window_hu, step):
@@ -28,7 +28,7 @@ def make(case, path, window_hu, step):
         "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
         "height": images.shape[1],
         "width": images.shape[2],
-        "mm": [float(mm) for mm in volumes.upright_zooms(pair.header)],
+        "mm": [float(mm) for mm in orientation.zooms(pair.header)],
         "image": str(case.image.absolute()),
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",

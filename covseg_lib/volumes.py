@@ -7,10 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from covseg_lib import checks, nifti, storage
+from covseg_lib import checks, nifti, orientation, storage
 from covseg_lib.study import LUNG_WINDOW_HU
-
-UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows front to back, columns right to left
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def read_volume(path, step=1):
     trailing axis of one is dropped. Raises ValueError for what is not a readable 3D NIfTI file.
     """
     header, array = nifti.load(Path(path))
-    return _upright(array, header, step), header
+    return orientation.upright(array, header, step), header
 
 
 def _read_checked(what, path, step):
@@ -66,7 +64,7 @@ def _read_checked(what, path, step):
     except ValueError as error:
         return None, None, f"{what}: {error}"
     said = checks.problem(array, what)
-    return _upright(array, header, step), header, said and f"{what} {path.name}: {said}"
+    return orientation.upright(array, header, step), header, said and f"{what} {path.name}: {said}"
 
 
 def read_grey(path, step=1, window_hu=LUNG_WINDOW_HU):
@@ -97,7 +95,7 @@ def read_grey(path, step=1, window_hu=LUNG_WINDOW_HU):
     grey = np.empty(header.get_data_shape(), np.uint8, order="F")
     for number, plane in enumerate(nifti.planes(path, header)):
         grey[..., number] = _grey(plane, window_hu, checks.intensities(low, high))
-    return _upright(grey, header, step), header
+    return orientation.upright(grey, header, step), header
 
 
 def read_lungs(path, like):
@@ -115,7 +113,7 @@ def read_lungs(path, like):
         lungs[..., number] = plane > 0
     if not lungs.any():
         raise ValueError(f"lung mask {path.name} is empty: expected labels above 0 in the lungs")
-    return _upright(lungs, header, 1)
+    return orientation.upright(lungs, header)
 
 
 def to_grey(image, window_hu=LUNG_WINDOW_HU):
@@ -167,8 +165,7 @@ def write_probabilities(path, levels, like, description="lesion probability"):
 
 
 def _write(path, array, like, slope, description):
-    to_file = nib.orientations.ornt_transform(UPRIGHT, nib.io_orientation(like.get_best_affine()))
-    array = nib.apply_orientation(array, to_file)
+    array = orientation.as_in_file(array, like)
     if array.shape != like.get_data_shape()[:3]:
         raise ValueError(f"a mask of {array.shape} does not fit a scan of {like.get_data_shape()}: expected its size")
     header = like.copy()
@@ -181,31 +178,3 @@ def _write(path, array, like, slope, description):
     image.header.set_slope_inter(slope, 0)
     with storage.atomic(path) as temporary:
         nib.save(image, temporary)
-
-
-def upright_shape(header):
-    """Return (S, H, W) of the volume that a NIfTI header describes: slices, rows and columns of it upright."""
-    return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
-
-
-def upright_zooms(header):
-    """Return the distance in mm from one slice to the next, one row and one column, of the volume upright."""
-    return tuple(header.get_zooms()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
-
-
-def counted_from_end(header):
-    """Return whether rows, and columns, of the volume upright run against the file's order, as (bool, bool)."""
-    to_upright = _to_upright(header)
-    return tuple(bool(to_upright[list(to_upright[:, 0]).index(axis), 1] < 0) for axis in (1, 2))
-
-
-def _upright(array, header, step):
-    """Turn a file's array upright, every `step`-th pixel of each slice, as an array of its own where it is less."""
-    to_upright = _to_upright(header)
-    kept = tuple(slice(None) if axis == 0 else slice(None, None, step) for axis in to_upright[:, 0])
-    turned = nib.apply_orientation(array[kept], to_upright)
-    return turned if step == 1 else np.ascontiguousarray(turned)
-
-
-def _to_upright(header):
-    return nib.orientations.ornt_transform(nib.io_orientation(header.get_best_affine()), UPRIGHT).astype(int)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import LPS, write_volume
 
-from covseg_lib import nifti, prediction, scans, training, volumes
+from covseg_lib import nifti, orientation, prediction, scans, training, volumes
 from covseg_lib.__main__ import main
 
 TURNED = nib.eulerangles.euler2mat(0.3, -0.2, 0.1)  # orthonormal: ITK takes nothing else as direction
@@ -33,7 +33,7 @@ def _scan(path, affine, codes=(1, 1), kind=nib.Nifti1Image, dtype=np.int16):
 
 
 def _write_all_ones(folder, header):
-    ones = np.ones(volumes.upright_shape(header), np.uint8)
+    ones = np.ones(orientation.shape(header), np.uint8)
     volumes.write_mask(folder / "mask.nii.gz", ones, header, "lesion mask by run dice")
     volumes.write_probabilities(folder / "map.nii", ones * 51, header)
 

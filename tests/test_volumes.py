@@ -3,29 +3,29 @@ import numpy as np
 import pytest
 from conftest import LPS, write_volume
 
-from covseg_lib import nifti, sliced, storage, volumes
+from covseg_lib import nifti, orientation, sliced, storage, volumes
 from covseg_lib.dataset import Case
 
 UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
 
 
-def _stored_as(orientation):
+def _stored_as(axes):
     image = nib.Nifti1Image(UPRIGHT.transpose(2, 1, 0), LPS)
-    wanted = nib.orientations.axcodes2ornt(orientation)
+    wanted = nib.orientations.axcodes2ornt(axes)
     return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(LPS), wanted))
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "RPI", "SPL", "PSR"])
-def test_a_volume_is_upright_however_it_was_stored(tmp_path, orientation):
-    nib.save(_stored_as(orientation), tmp_path / "a.nii.gz")
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "LAS", "RPI", "SPL", "PSR"])
+def test_a_volume_is_upright_however_it_was_stored(tmp_path, axes):
+    nib.save(_stored_as(axes), tmp_path / "a.nii.gz")
     array, header = volumes.read_volume(tmp_path / "a.nii.gz")
     assert (array == UPRIGHT).all()
-    assert volumes.upright_shape(header) == UPRIGHT.shape
+    assert orientation.shape(header) == UPRIGHT.shape
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PSR"])
-def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, orientation):
-    scan = _stored_as(orientation)
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR"])
+def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, axes):
+    scan = _stored_as(axes)
     scan.header.set_xyzt_units("mm")
     nib.save(scan, tmp_path / "scan.nii.gz")
     array, header = volumes.read_volume(tmp_path / "scan.nii.gz")
