@@ -139,7 +139,7 @@ def leak(table):
     ax.set(xlim=(nearest * 0.75, BEYOND_MM * 1.3), ylim=(-0.03, 1.03))
     ax.set(xlabel="mm to the nearest slice trained on", ylabel="Dice of a test slice")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=0.6)
-    ax.set_title("What a neighbour in the training set is worth (bars: medians)")
+    ax.set_title("Test slices with lesions, by every model (bars: medians)")
     return figure
 
 
@@ -157,27 +157,35 @@ def thresholds(table):
 
 
 def runs(table, varied, score):
-    """Show runs by their test score: against a setting that was varied, and against what their training took.
+    """Show runs by their validation score: against a setting that was varied, and against what their training took.
 
     `table` as `runs.table` returns it, of one split. A dot is a run that has a score; a line joins the means of a
-    setting's runs, the band is from their lowest to their highest.
+    setting's runs, the band is from their lowest to their highest where there are several.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    table = table.dropna(subset="test")
-    places = {value: place for place, value in enumerate(sorted(table[varied].unique()))}
+    table = table.dropna(subset="validation")
+    values = sorted(table[varied].unique())
+    named = any(isinstance(value, str) for value in values)
+    places = {value: place if named else value for place, value in enumerate(values)}
     for number, objective in enumerate(name for name in OBJECTIVE_NAMES if name in set(table["objective"])):
         of_objective = table[table["objective"] == objective]
-        colour, grouped = COLOURS[number], of_objective.groupby(varied)["test"]
+        colour, grouped = COLOURS[number], of_objective.groupby(varied)["validation"]
         dots = {"marker": "os^"[number], "color": colour, "linestyle": "", "fillstyle": "none", "markeredgewidth": 1.5}
-        spread = grouped.agg(["min", "mean", "max"]).rename(index=places)
-        left.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
+        spread = grouped.agg(["min", "mean", "max", "size"]).rename(index=places)
+        several = spread["size"] > 1
+        left.fill_between(spread.index, spread["min"], spread["max"], several, color=colour, alpha=0.15, linewidth=0)
         left.plot(spread.index, spread["mean"], color=colour)
-        left.plot(of_objective[varied].map(places), of_objective["test"], **dots)
-        right.plot(of_objective["total_s"] / 60, of_objective["test"], **dots, label=f"{objective} model")
-    left.set_xticks(range(len(places)), [f"{value:g}" if not isinstance(value, str) else value for value in places])
+        left.plot(of_objective[varied].map(places), of_objective["validation"], **dots)
+        right.plot(of_objective["total_s"] / 60, of_objective["validation"], **dots, label=f"{objective} model")
+    if values and not named and 0 < 20 * values[0] < values[-1]:  # as learning rates are
+        left.set_xscale("log")
+    left.set_xticks(list(places.values()), values if named else [f"{value:g}" for value in values])
+    left.minorticks_off()
     left.tick_params("x", rotation=45 if len(places) > 6 else 0)
-    left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, test slices pooled", title="What the setting buys")
+    left.set(
+        xlabel=varied.replace("_", " "), ylabel=f"{score}, validation slices pooled", title="What the setting buys"
+    )
     right.set(xlabel="minutes of training", title="What it costs")
     right.set_xlim(left=0)
     for ax in (left, right):

@@ -93,7 +93,11 @@ def _slice_numbers(study):
     printed = sum(REPORT_SLICES[side] for side in ("train", "validation", "test"))
     slip = f"the report's three sum to {printed}, not {REPORT_SLICES['used']}; ours do: a slip of digits"
     for name, theirs in REPORT_SLICES.items():
-        ours, what = (len(slices.table(study)), "slices") if name == "used" else (int(sides[name]), f"slices, {name}")
+        ours, what = (
+            (len(slices.table(study)), "slices")
+            if name == "used"
+            else (int(sides[name]), f"slices, {name} (split by slices)")
+        )
         if not is_the_reports(study):
             yield what, theirs, ours, "another question", "these are other volumes than the report's"
         elif ours == theirs:
@@ -103,19 +107,21 @@ def _slice_numbers(study):
 
 
 def _time_numbers(study):
-    """Yield the rows of epochs and times: the total ones follow from the report's other numbers."""
+    """Yield the rows of epochs and times, and of how the report's total ones follow from its others."""
     rows = table_2_1(study)
     for key, row in rows[rows.index.get_level_values("split") == rows.index[0][0]].iterrows():
         model, same = key[1], row["epochs"] == row["report_epochs"]
         device = storage.read_json(study.need("timing", run=_models(study)[key]["run"]))["device"]
         why = ("reproduced", "the same") if same else ("another question", "trained for other epochs here")
         yield f"{model} model, epochs", row["report_epochs"], row["epochs"], *why
-        for what in ("first_epoch_s", "other_epochs_s"):
+        for what in ("first_epoch_s", "other_epochs_s", "total_s"):
             yield f"{model} model, {what}", row[f"report_{what}"], row[what], "another question", f"here on {device}"
     for metric, theirs in REPORT.items():
-        ours = theirs["first_epoch_s"] + (theirs["epochs"] - 1) * theirs["other_epochs_s"]
-        verdict = "explained" if ours == theirs["total_s"] else "not reproduced"
-        yield f"{metric} model, total_s", theirs["total_s"], ours, verdict, "first epoch + (epochs - 1) x other epochs"
+        first, others, more = theirs["first_epoch_s"], theirs["other_epochs_s"], theirs["epochs"] - 1
+        computed = first + more * others
+        verdict = "explained" if computed == theirs["total_s"] else "not reproduced"
+        why = f"the report's own {first} + {more} x {others}"
+        yield f"{metric} model, total_s from its epochs", theirs["total_s"], computed, verdict, why
 
 
 def _score_numbers(study):

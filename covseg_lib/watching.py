@@ -13,11 +13,12 @@ def best_epoch(history, objective):
 def lines(history, recipe):
     """Return what there is to say of the last epoch of a history (a list of rows): a line, and a warning if need be."""
     now, metric = history[-1], recipe.objective
-    left = (recipe.epochs - now["epoch"]) * np.median([row["seconds"] for row in history])
+    usual = [row["seconds"] for row in history[1:]] or [now["seconds"]]  # the first builds the network as well
+    left = (recipe.epochs - now["epoch"]) * np.median(usual) / 60
     line = (
         f"epoch {now['epoch']:3d}/{recipe.epochs}  loss {now['loss']:.4f}  {metric} {now[metric]:.4f}  "
         f"val_loss {now['val_loss']:.4f}  val_{metric} {now[f'val_{metric}']:.4f}  "
-        f"{now['seconds']:.1f} s, {left / 60:.1f} min left"
+        f"{now['seconds']:.1f} s, {'less than ' if len(history) == 1 else ''}{left:.1f} min left"
     )
     return [line, _collapse(recipe)] if _has_just_collapsed(history) else [line]
 

@@ -223,13 +223,13 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
     numbers = reproduction.numbers(compared).set_index("what")
     assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [661, 25, "another question"]
     assert numbers.loc["dice_slice model, dice, test", "verdict"] == "another question"
-    assert numbers.loc["dice model, total_s", ["ours", "verdict"]].tolist() == [4333, "explained"]
+    assert numbers.loc["dice model, total_s from its epochs", ["ours", "verdict"]].tolist() == [4333, "explained"]
 
 
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
     monkeypatch.setattr(reproduction, "is_the_reports", lambda study: True)
     numbers = reproduction.numbers(compared).set_index("what")
-    assert numbers.loc["slices, train", "verdict"] == "explained"
+    assert numbers.loc["slices, train (split by slices)", "verdict"] == "explained"
     sure = pd.DataFrame({"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0]}, index=["m", "(empty mask)"])
     assert reproduction._test_verdict("dice", 0.86, "m", {"dice": sure})[0] == "reproduced"
     assert reproduction._test_verdict("dice", 0.95, "m", {"dice": sure})[0] == "not reproduced"

@@ -19,6 +19,14 @@ def test_a_line_says_epoch_scores_and_time_left(tiny_recipe):
     assert line.endswith("60.0 s, 3.0 min left")
 
 
+def test_the_first_epoch_which_builds_the_network_does_not_tell_how_long_the_others_take(tiny_recipe):
+    history = _history(0.1, 0.2)
+    history[0]["seconds"] = 300.0
+    recipe = replace(tiny_recipe, epochs=5)
+    assert watching.lines(history[:1], recipe)[0].endswith("300.0 s, less than 20.0 min left")
+    assert watching.lines(history, recipe)[0].endswith("60.0 s, 3.0 min left")
+
+
 @pytest.mark.parametrize(
     ("marked", "warned"),
     [
