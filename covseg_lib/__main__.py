@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from covseg_lib import storage
 from covseg_lib.study import Study
 
 STUDY = click.option(
@@ -35,12 +36,12 @@ def run(folder, only, parameters):
     values = {name: runner.parse_value(value) for name, value in parameters}
     try:
         made = runner.run(study, values, only)
-    except (ValueError, FileNotFoundError, runner.NotebookFailed) as error:
+    except (ValueError, OSError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     if made[-1].name.startswith("06"):
         columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
         index = ["split", "model"]
-        table_2_1, scores = (pd.read_csv(study.need(name), index_col=index).round(4) for name in ("table", "scores"))
+        table_2_1, scores = (storage.read_csv(study.need(name), index).round(4) for name in ("table", "scores"))
         click.echo(f"\nTable 2.1, each model under the metric it was compiled with\n{table_2_1[columns].to_string()}")
         click.echo(f"\nOn the test slices, under every metric\n{scores.to_string()}\n")
         for figure in sorted(study.path("figures").glob("*.png")):
@@ -68,9 +69,11 @@ def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
 
     study = Study(folder.resolve())
     try:
-        of_file = grid.read_file(file) if file else ([], {}, {})
-        values = of_file[2] | {name: runner.parse_value(value) for name, value in parameters}
-        jobs = grid.plan(study, numbers or of_file[0], of_file[1] | grid.parse_vary(vary), values)
+        of_file = grid.read_file(file) if file else ((), {}, {})
+        varied, values = grid.parse_vary(vary), {name: runner.parse_value(value) for name, value in parameters}
+        for name in varied.keys() | values.keys():  # what is said here wins over the file
+            of_file[1].pop(name, None), of_file[2].pop(name, None)
+        jobs = grid.plan(study, numbers or of_file[0], of_file[1] | varied, of_file[2] | values)
         if dry_run:
             click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
             return
@@ -80,7 +83,7 @@ def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
         runner.run(study, {"VARY": {}}, ["07"])
     except (ValueError, OSError, ImportError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"\n{runs.brief(pd.read_csv(study.need('runs'), index_col='run')).to_string()}\n")
+    click.echo(f"\n{runs.brief(storage.read_csv(study.need('runs'), 'run')).to_string()}\n")
     click.echo(f"{study.path('runs')}\n{study.path('figure', name='runs')}\n{study.path('sweep_log')}")
     click.echo("Not a medical device.")
     failed = (done["state"] == "failed").sum()
@@ -105,7 +108,10 @@ def runs(folder):
     from covseg_lib import runs
 
     try:
-        click.echo(runs.brief(runs.listing(Study(folder))).to_string())
+        found = runs.listing(Study(folder))
+        click.echo(
+            runs.brief(found).to_string() if len(found) else f"no runs in {folder}: run notebook 03, 04 or 05 first"
+        )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -111,7 +111,12 @@ def on_runtime(path):
     if not on_colab() or not path.is_relative_to(drive()):
         return path
     copy = drive().parents[1] / "covseg_on_runtime" / path.relative_to(drive())
-    if not copy.exists() or _size_and_time(copy) != _size_and_time(path):
+    import filelock  # not before `install_missing`
+
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(copy.with_name(f".{copy.name}.lock")):  # two runs of a sweep may both want it
+        if copy.exists() and _size_and_time(copy) == _size_and_time(path):
+            return copy
         with storage.atomic(copy) as temporary:
             shutil.copy2(path, temporary)
             if _size_and_time(temporary) != _size_and_time(path):

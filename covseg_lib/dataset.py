@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from covseg_lib import nifti, storage
+
 FOLDERS = {  # names that owners give to folders: Zenodo and the report, Kaggle, MedSeg, anybody
     "image": ("CT_scans", "COVID-19-CT-Seg_20cases", "ct_scans", "rp_im", "images", "imagesTr"),
     "mask": ("Infection_Mask", "Mask_scans", "infection_mask", "rp_msk", "masks", "labels", "labelsTr"),
@@ -124,7 +126,8 @@ def _wanted(wanted, there):
 
 def _folders(folder):
     """Return {"image", "mask", "lungs": folder}; lungs may be None."""
-    there = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    there = {path.name: path for path in there if path.is_dir() and not path.name.startswith(".")}
     found = {what: next((there[name] for name in names if name in there), None) for what, names in FOLDERS.items()}
     if not found["image"] and not found["mask"] and len(there) == 2:
         masks = [path for name, path in there.items() if re.search("mask|label|seg|lesion", name, re.I)]
@@ -144,7 +147,7 @@ def _folders(folder):
 def _files_by_case(folder, left_over):
     """Return {case: file} of a folder; cases of which there are two files go to `left_over` instead."""
     files = {}
-    for path in sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz"))) if folder else []:
+    for path in nifti.files(folder) if folder else []:
         other = files.setdefault(case_of(path), path)
         if other != path:
             left_over[case_of(path)] = f"two files in {folder.name}: {other.name} and {path.name}; keep one"
@@ -158,7 +161,8 @@ def _patients(folder):
     path = folder / "patients.csv"
     if not path.exists():
         return {}
-    table = pd.read_csv(path, dtype=str)
+    table = storage.read_csv(path, gaps=False)
     if not {"case", "patient"} <= set(table.columns):
         raise ValueError(f"{path} has the columns {', '.join(table.columns)}: expected case and patient")
+    table = table[table["patient"] != ""]
     return dict(zip(table["case"].map(case_of), table["patient"], strict=True))

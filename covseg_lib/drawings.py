@@ -30,7 +30,7 @@ def activations(*names, low=-4, high=4):
     """Show activation functions by the names that `keras.activations` has for them, a panel each."""
     x = np.linspace(low, high, 401, dtype="float32")
     figure = Figure(figsize=(2.5 * len(names), 2.5), layout="constrained")
-    for ax, name, colour in zip(figure.subplots(1, len(names)), names, COLOURS, strict=False):
+    for ax, name, colour in zip(figure.subplots(1, len(names), squeeze=False)[0], names, COLOURS, strict=False):
         ax.axhline(0, color="0.8", linewidth=0.8)
         ax.axvline(0, color="0.8", linewidth=0.8)
         ax.plot(x, keras.ops.convert_to_numpy(keras.activations.get(name)(x)), color=colour, linewidth=2)
@@ -46,7 +46,7 @@ def losses(table, objective):
     """
     ways = list(dict.fromkeys(table.index.get_level_values("way")))
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(ways), sharey=True)
+    panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
     for ax, way in zip(panels, ways, strict=True):
         for name, colour in zip(table, COLOURS, strict=False):
             own = name in (objective.loss_title, f"1 - {objective.title}")

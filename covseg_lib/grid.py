@@ -33,6 +33,9 @@ def parse_vary(texts):
     if wrong:
         raise ValueError(f"cannot read {wrong[0]!r}: expected NAME=VALUE,VALUE, as EPOCHS=10,50,100")
     pairs = [text.split("=") for text in texts]
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
     return {name: [runner.parse_value(value) for value in values.split(",")] for name, values in pairs}
 
 
@@ -46,14 +49,24 @@ def read_file(path):
     try:
         said = yaml.safe_load(Path(path).read_text()) or {}
         unknown = set(said) - {"notebooks", "vary", "parameters"}
-        numbers = [f"{number:02d}" if isinstance(number, int) else str(number) for number in said.get("notebooks", [])]
-        vary = {name: values if isinstance(values, list) else [values] for name, values in said.get("vary", {}).items()}
-        parameters = dict(said.get("parameters", {}))
+        numbers = _listed(said.get("notebooks", []))
+        numbers = [f"{number:02d}" if isinstance(number, int) else number for number in numbers]
+        vary = {str(name): _listed(values) for name, values in said.get("vary", {}).items()}
+        parameters = {str(name): _value(value) for name, value in said.get("parameters", {}).items()}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no file of a sweep ({error}): docs/sweeps.md shows one") from error
     if unknown:
         raise ValueError(f"{path} says {', '.join(map(str, unknown))}: expected notebooks, vary, parameters")
     return numbers, vary, parameters
+
+
+def _listed(values):
+    return [_value(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def _value(value):
+    """Return a value of a YAML file, which takes 1e-4 for text, as the command line reads it."""
+    return runner.parse_value(value) if isinstance(value, str) else value
 
 
 def plan(study, numbers, vary, parameters=None):
@@ -85,11 +98,14 @@ def plan(study, numbers, vary, parameters=None):
         No processed_data.
     """
     parameters = dict(parameters or {})
-    taken = sorted({"STUDY", "RUN"} & (parameters.keys() | vary.keys()) | parameters.keys() & vary.keys())
+    taken = sorted({"STUDY", "RUN", "RESUME"} & (parameters.keys() | vary.keys()) | parameters.keys() & vary.keys())
     if taken:
         raise ValueError(
-            f"{taken[0]} cannot be given here: a sweep names its runs itself, and sets each parameter once"
+            f"{taken[0]} cannot be given here: a sweep names and resumes its runs itself, and sets each parameter once"
         )
+    empty = [name for name, values in vary.items() if not values]
+    if empty:
+        raise ValueError(f"{empty[0]} has no value to vary: give one at least")
     if not numbers:
         raise ValueError("no notebook is named: give those that train, as 03")
     combinations = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]

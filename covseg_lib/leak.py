@@ -41,7 +41,7 @@ def mm_to_training(study, split=None, fold=0):
 def twins(study, split=None, fold=0, most=200):
     """Find for test slices with lesions the training slice that looks most alike: what copying its mask would mark.
 
-    Alike is by the squared differences of a grid of pixels, 64 x 64 at most. Of more than `most` slices, some evenly
+    Where no test slice has a lesion, for all. Alike is by the squared differences of a grid of pixels, 64 x 64 at most. Of more than `most` slices, some evenly
     spread are taken.
 
     Returns
@@ -51,7 +51,8 @@ def twins(study, split=None, fold=0, most=200):
     """
     images, listed = slices.arrays(study, ["images"])[0], slices.table(study)
     train, test = (slices.rows_of(study, side, split=split, fold=fold) for side in ("train", "test"))
-    test = test[listed["lesion_pixels"].to_numpy()[test] > 0]
+    ill = listed["lesion_pixels"].to_numpy()[test] > 0
+    test = test[ill] if ill.any() else test
     test = test[:: -(-len(test) // most) or 1]
     step = -(-images.shape[1] // 64)
     seen, asked = (images[:, ::step, ::step, 0][rows].reshape(len(rows), -1) for rows in (train, test))

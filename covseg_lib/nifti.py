@@ -6,6 +6,14 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
+ENDINGS = (".nii", ".nii.gz")
+MM = {1: 1000, 3: 0.001}  # NIfTI's codes of metre and micron; 2 is mm, and what names no unit means it
+
+
+def files(folder):
+    """Return the NIfTI files of a folder, by name; hidden ones, as macOS adds, are none of the owner's."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
+
 
 def parse_header(data):
     """Return the NIfTI-1 or NIfTI-2 header that bytes begin with, None where they do not."""
@@ -71,7 +79,10 @@ def _header(path, data):
     """Return the header that a file's first bytes hold; ValueError where it describes no 3D volume of numbers."""
     try:
         header = parse_header(data)
-    except nib.spatialimages.HeaderDataError as error:
+        flat = header and not abs(np.linalg.det(header.get_best_affine())) > 0
+        if header:
+            header.get_slope_inter()  # raises where it is no number
+    except (nib.spatialimages.HeaderDataError, ValueError) as error:
         raise ValueError(f"{path.name} has a NIfTI header that is wrong ({error}): convert the series again") from error
     if header is None:
         raise ValueError(f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it")
@@ -82,7 +93,7 @@ def _header(path, data):
         raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
     if header.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{path.name} holds voxels of {header.get_data_dtype()}: expected one number a voxel")
-    if not abs(np.linalg.det(header.get_best_affine())) > 0:
+    if flat:
         raise ValueError(f"{path.name} has an affine that is flat or no number: convert the series again")
     return header
 
@@ -95,6 +106,11 @@ def _unpack(data):
         if len(whole) == size:
             return whole
     return igzip.decompress(data)
+
+
+def unit_mm(header):
+    """Return how many mm the unit is in which a header's affine counts."""
+    return MM.get(int(header["xyzt_units"]) % 8, 1)
 
 
 def _scaled(array, header):

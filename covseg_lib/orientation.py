@@ -3,6 +3,8 @@
 import nibabel as nib
 import numpy as np
 
+from covseg_lib import nifti
+
 UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # slices feet to head, rows front to back, columns right to left
 
 
@@ -31,8 +33,12 @@ def shape(header):
 
 
 def zooms(header):
-    """Return the distance in mm from one slice to the next, one row and one column, of the volume upright."""
-    return tuple(header.get_zooms()[axis] for axis in np.argsort(_turn(header)[:, 0]))
+    """Return the distance in mm from one slice to the next, one row and one column, of the volume upright.
+
+    They are the affine's, in the header's unit, as all that is measured here.
+    """
+    mm = nib.affines.voxel_sizes(header.get_best_affine()) * nifti.unit_mm(header)
+    return tuple(round(float(mm[axis]), 5) for axis in np.argsort(_turn(header)[:, 0]))
 
 
 def counted_from_end(header):

@@ -23,6 +23,7 @@ PHANTOMS = {  # case: (patient's seed, lesions, (slices, rows, columns), orienta
     "phantom_10": (10, 7, (18, 256, 256), "LPS"),
     "phantom_11": (11, 5, (20, 256, 256), "LPS"),
 }
+PLACES = ("CT_scans", "Infection_Mask", "Lung_Mask")
 
 
 def make_dataset(folder, seed=0):
@@ -34,12 +35,13 @@ def make_dataset(folder, seed=0):
     """
     drawn = {"seed": seed, "version": __version__}
     marker = Path(folder, "phantoms.json")
-    if marker.exists() and storage.read_json(marker) == drawn:
+    files = [Path(folder, place, f"{case}.nii.gz") for place in PLACES for case in PHANTOMS]
+    if marker.exists() and storage.read_json(marker) == drawn and all(file.exists() for file in files):
         return Path(folder)
     marker.unlink(missing_ok=True)
     for case, (*_, orientation) in tqdm(PHANTOMS.items(), desc="phantoms", unit="case"):
         pair = draw(case, seed)
-        for place, array in (("CT_scans", pair.image), ("Infection_Mask", pair.mask), ("Lung_Mask", pair.lungs)):
+        for place, array in zip(PLACES, (pair.image, pair.mask, pair.lungs), strict=True):
             with storage.atomic(Path(folder, place, f"{case}.nii.gz")) as temporary:
                 nib.save(_as_nifti(array, orientation, tilt_degrees=5 if case == "phantom_06" else 0), temporary)
     storage.write_json(marker, drawn)

@@ -3,10 +3,8 @@
 import re
 from dataclasses import asdict, dataclass
 
-import pandas as pd
-
 from covseg_lib import storage
-from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS
+from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS, SPLITS
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,18 @@ class Recipe:
     def __post_init__(self):
         if not re.fullmatch(r"\w[\w.-]*", self.run):
             raise ValueError(f"run {self.run!r} cannot be a folder's name: expected letters, digits, _ . and -")
-        last = self.preprocessing.get("patient_folds", 1) - 1 if self.split == "patient" else 0
-        if self.fold not in range(last + 1):
-            raise ValueError(f"no fold {self.fold!r} of the {self.split} split: there are folds 0 to {last}")
+        if self.split not in SPLITS:
+            raise ValueError(f'no split {self.split!r}: expected "slice" (the report\'s) or "patient"')
+        folds = self.preprocessing.get("patient_folds", 1) if self.split == "patient" else 1
+        if not folds:
+            raise ValueError("no patient split of this study: it needs three patients with lesions at least")
+        if self.fold not in range(folds):
+            raise ValueError(f"no fold {self.fold!r} of the {self.split} split: there are folds 0 to {folds - 1}")
         for name in ("epochs", "base_filters", "depth", "batch_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a whole number from 1 on")
-        if not isinstance(self.seed, int) or self.seed < 0:
+        if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}: expected a whole number from 0 on")
         if not isinstance(self.learning_rate, (int, float)) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a number above 0")
@@ -95,7 +97,7 @@ def is_finished(recipe, study):
     files = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "timing", "backup")}
     if not files["recipe"].exists():
         return False
-    done = len(pd.read_csv(files["history"])) if files["history"].exists() else 0
+    done = len(storage.read_csv(files["history"])) if files["history"].exists() else 0
     finished = files["timing"].exists()
     wrong = differences(storage.read_json(files["recipe"]), recipe)
     if not wrong and done > recipe.epochs:
@@ -105,7 +107,7 @@ def is_finished(recipe, study):
     if wrong:
         raise ValueError(
             f"run {recipe.run} in {files['recipe'].parent} was trained by another recipe: {wrong}. Train this one "
-            f'beside it (RUN = "{recipe.run}_2"), or discard what is there (RESUME = False)'
+            f'beside it (RUN = "{recipe.run}_2"), or discard what is there (RESUME = False; a sweep: remove the folder)'
         )
     return finished and done == recipe.epochs
 

@@ -69,7 +69,7 @@ def shared_losses(study):
     alike = {
         run: {k: v for k, v in recipe.items() if k not in ("run", "objective", "model")} for run, recipe in runs.items()
     }
-    histories = {run: pd.read_csv(study.need("history", run=run)) for run in runs}
+    histories = {run: storage.read_csv(study.need("history", run=run)) for run in runs}
     rows = []
     for a, b in itertools.combinations(runs, 2):
         if alike[a] == alike[b] and "dice" not in (runs[a]["objective"], runs[b]["objective"]):

@@ -6,8 +6,6 @@ import numpy as np
 from scipy.sparse import csr_array
 from skimage.transform import resize
 
-from covseg_lib import storage
-
 
 def resize_image(image, size):
     """Resize a slice (H, W) to `size` (rows, columns): bilinear with anti-aliasing, float32 grey levels.
@@ -54,17 +52,6 @@ def enlarge(image, size, step=1, from_end=(False, False)):
 def standardise(image, mean, std):
     """Return (image - mean) / std as float32 (report, section 2.3.1)."""
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
-
-
-def mean_and_std(grey):
-    """Return mean and standard deviation of grey slices (N, ...) uint8.
-
-    Exactly, from counts of the 256 grey levels, in the memory of a few slices; `grey` is a memory map.
-    """
-    counts = sum(np.bincount(part.ravel(), minlength=256) for _, part in storage.chunks(grey))
-    levels = np.arange(256)
-    mean = float((counts * levels).sum() / counts.sum())
-    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
 
 
 @functools.cache

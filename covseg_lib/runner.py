@@ -17,11 +17,12 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from covseg_lib import storage
+from covseg_lib import __version__, storage
 from covseg_lib.colab import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
 NOTHING_FETCHED = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
+PATHS = {"DATASET", "SCAN", "MASK"}  # parameters that name a place
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # ipykernel warns at every start that local ports are not encrypted
 
 
@@ -64,12 +65,12 @@ def parse_value(text):
 
     >>> parse_value("50"), parse_value("1e-4"), parse_value("None"), parse_value("001"), parse_value("slice")
     (50, 0.0001, None, '001', 'slice')
-    >>> parse_value("(-160, 240)")
-    [-160, 240]
+    >>> parse_value("(-160, 240)"), parse_value("{[]: 1}")
+    ([-160, 240], '{[]: 1}')
     """
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
     return list(value) if isinstance(value, tuple) else value
 
@@ -102,9 +103,11 @@ def run(study, parameters=None, numbers=()):
     unknown = sorted(set(parameters) - set(names))
     if unknown:
         raise ValueError(f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}")
+    if "STUDY" in parameters:
+        raise ValueError("STUDY cannot be given as a parameter: give --study")
     parameters["STUDY"] = str(study.root.resolve())
-    if parameters.get("DATASET"):  # the notebooks run in the project's folder, not where the command was given
-        parameters["DATASET"] = str(Path(parameters["DATASET"]).resolve())
+    for name in PATHS & parameters.keys():  # the notebooks run in the project's folder, not where the command was given
+        parameters[name] = str(Path(str(parameters[name])).resolve()) if parameters[name] else ""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
     made = []
     with tqdm(paths, unit="notebook") as bar:
@@ -161,9 +164,11 @@ def _settings_and_versions(study):
     settings = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
     runs = [(run, storage.read_json(study.need("timing", run=run))) for run in study.runs()]
     made = [f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |" for run, timing in runs]
-    packages = ("covseg", "tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")
+    packages = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    rows = "\n".join([*settings, *made, f"| versions | Python {platform.python_version()}, {versions} |"])
+    rows = "\n".join(
+        [*settings, *made, f"| versions | covseg {__version__}, Python {platform.python_version()}, {versions} |"]
+    )
     return f"## Settings and versions\n\n| | |\n|---|---|\n{rows}\n\nNot a medical device."
 
 

@@ -72,7 +72,7 @@ def _about(study, run):
     recipe, row = storage.read_json(study.path("recipe", run=run)), {"run": run, "state": "unfinished"}
     row |= {name: recipe[name] for name in (*SETTINGS, *SEEDS)}
     if study.path("history", run=run).exists():
-        history = pd.read_csv(study.path("history", run=run))
+        history = storage.read_csv(study.path("history", run=run))
         row |= {"done": len(history), "kept": watching.best_epoch(history, recipe["objective"])}
     if study.path("timing", run=run).exists():
         timing = storage.read_json(study.path("timing", run=run))
@@ -87,5 +87,5 @@ def _about(study, run):
 
 def _scores(study, run, score):
     """Return a score of all pixels of a run's validation slices, and of its test slices, counted together."""
-    sides = pd.read_csv(study.need("counts", run=run)).groupby("side")[scores.COUNTS].sum()
+    sides = storage.read_csv(study.need("counts", run=run), gaps=False).groupby("side")[scores.COUNTS].sum()
     return scores.of_table(sides, [score])[score][["validation", "test"]].to_dict()

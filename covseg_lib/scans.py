@@ -7,9 +7,6 @@ import numpy as np
 
 from covseg_lib import nifti, prediction, storage, volumes
 
-ENDINGS = (".nii", ".nii.gz")
-MM = {1: 1000, 3: 0.001}  # NIfTI's codes of metre and micron; 2 is mm, and what names no unit means it
-
 
 @dataclass(frozen=True)
 class Job:
@@ -44,11 +41,11 @@ def plan(scan, out, probabilities=None, lungs=None):
     if scan.is_dir():
         folders = (out, probabilities, lungs)
         jobs = [Job(path, *(folder and folder / path.name for folder in folders)) for path in _in(scan)]
-        wrong = [option for option, place in places.items() if place.is_file() or place.name.endswith(ENDINGS)]
+        wrong = [option for option, place in places.items() if place.is_file() or place.name.endswith(nifti.ENDINGS)]
         expected = f"{scan} is a folder, so a folder too"
     else:
         jobs = [Job(scan, out, probabilities, lungs)]
-        wrong = [option for option, place in places.items() if place.is_dir() or not place.name.endswith(ENDINGS)]
+        wrong = [option for option, place in places.items() if place.is_dir() or not place.name.endswith(nifti.ENDINGS)]
         expected = "a file whose name ends in .nii or .nii.gz"
     if wrong:
         raise ValueError(f"{wrong[0]} is {places[wrong[0]]}: expected {expected}")
@@ -85,13 +82,11 @@ def predict(run, job):
 
 def voxel_ml(header):
     """Return the volume of a voxel in ml, as the header's affine and unit say."""
-    mm = MM.get(int(header["xyzt_units"]) % 8, 1)
-    return float(abs(np.linalg.det(header.get_best_affine()[:3, :3])) * mm**3 / 1000)
+    return float(abs(np.linalg.det(header.get_best_affine()[:3, :3])) * nifti.unit_mm(header) ** 3 / 1000)
 
 
 def _in(folder):
-    """Return the NIfTI files of a folder, by name; hidden ones are none of the owner's."""
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
+    found = nifti.files(folder)
     if not found:
         raise FileNotFoundError(f"no .nii or .nii.gz file in {folder}: expected a folder of scans")
     return found
@@ -99,4 +94,4 @@ def _in(folder):
 
 def _identity(path):
     """Return what is equal for two paths of one file, also by a link or on a disk that takes a for A."""
-    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path.absolute()
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path.resolve()

@@ -8,7 +8,7 @@ slice by slice; every table adds them up. Where both masks are empty they agree,
 import numpy as np
 import pandas as pd
 
-from covseg_lib import models, slices
+from covseg_lib import models, slices, storage
 
 COUNTS = ["tp", "fp", "fn", "tn"]
 BASELINES = ("(grey band)", "(usual place)", "(empty mask)")
@@ -187,7 +187,7 @@ def _of(name, true, pred):
 
 
 def _read(study, run):
-    return pd.read_csv(study.need("counts", run=run), dtype={"case": str, "patient": str})
+    return storage.read_csv(study.need("counts", run=run), gaps=False)
 
 
 def _mean_dice(found, unit):

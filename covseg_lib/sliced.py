@@ -7,6 +7,7 @@ slices were made from.
 
 import hashlib
 import json
+import zipfile
 
 import numpy as np
 
@@ -50,10 +51,14 @@ def about(path):
 
 
 def is_current(path, case, window_hu, step):
-    """Tell whether a file holds a case sliced from the same files, as they are now, with the same settings."""
+    """Tell whether a file holds, whole, a case sliced from the same files as they are now with the same settings."""
     if not (path.exists() and case.image.exists() and case.mask.exists()):
         return False
-    return about(path)["made_from"] == made_from(case.image, case.mask, case.lungs, window_hu, step)
+    try:
+        before = about(path)["made_from"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return False
+    return before == made_from(case.image, case.mask, case.lungs, window_hu, step)
 
 
 def made_from(image, mask, lungs, window_hu, step):

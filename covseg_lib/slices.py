@@ -1,5 +1,6 @@
 """All cases of a study: volumes -> sliced_data (notebook 01) -> processed_data (notebook 02)."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -8,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covseg_lib import colab, parallel, resizing, sliced, splits, stacks, storage
+from covseg_lib import colab, parallel, sliced, splits, stacks, storage
 from covseg_lib.study import LUNG_WINDOW_HU
 
 
 def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_over=(), strict=True):
     """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv, written last.
 
-    `sliced` says what such a file holds. Files are made beside the study and move into it when all cases are known
-    to be sound. Cases sliced before from the same files with the same settings are left as they are, also after an
-    interruption; files of cases that are not among `cases` are removed.
+    `sliced` says what such a file holds. Files are gathered in .part-sliced_data and move from there when all cases
+    are known to be sound. Cases sliced before from the same files with the same settings are left as they are, also
+    after an interruption; files of cases that are not among `cases` are removed.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     ValueError
         What is wrong, of all cases at once; the study is as it was. See `volumes.read_pair` for what is looked at.
     """
-    staging = study.root.absolute().with_name(f".part-{study.root.name}")
+    staging = storage.part_of(study.path("sliced_data"))
     storage.remove_parts(staging)
     jobs = [
         (case, staging / f"{case.name}.npz", window_hu, step)
@@ -54,6 +55,8 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     sound = [case for case in cases if case.name not in wrong]
     if not sound or (wrong and strict):
         shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            study.root.rmdir()  # if it is empty, as it was not there before
         raise ValueError(_refusal(wrong, len(cases) + len(left_over)))
     _move_in(sound, staging, study)
     about = [sliced.about(study.path("sliced_case", case=case.name)) for case in sound]
@@ -80,7 +83,7 @@ def _refusal(wrong, count):
 
 
 def _move_in(cases, staging, study):
-    """Move what was made beside the study into it, and remove what belongs to none of the cases."""
+    """Move what was gathered into the study, and remove what belongs to none of the cases."""
     made = {path.stem: path for path in staging.glob("*.npz")}
     stale = {path.stem: path for path in study.path("sliced_data").glob("*.npz")}
     for case in cases:
@@ -121,7 +124,7 @@ def build(study, size=256, folds=5, seed=0):
         study.path("preprocessing").unlink()
     arrays = stacks.resize_all(study, cases, size, wanted["pixels_sha256"])
     listed = splits.add_to(_list(cases, arrays["masks"]), folds, seed)
-    mean, std = resizing.mean_and_std(arrays["grey"])
+    mean, std = stacks.mean_and_std(arrays["grey"])
     stacks.standardise_all(study, arrays["grey"], mean, std)
     storage.write_csv(study.path("slices"), listed)
     study.path("lungs").unlink(missing_ok=True)
@@ -163,20 +166,20 @@ def table(study):
         raise ValueError(
             f"{study.path('cases')} holds other slices than {study.path('images').parent}: run notebook 02 again"
         )
-    return pd.read_csv(study.need("slices"), dtype={"case": str, "patient": str})
+    return storage.read_csv(study.need("slices"), gaps=False)
 
 
 def _list(cases, masks):
     listed = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]].reset_index(drop=True)
     listed["slice"] = listed.groupby("case", sort=False).cumcount()
-    counts = [np.count_nonzero(part, axis=(1, 2, 3)) for _, part in storage.chunks(masks)]
+    counts = [np.count_nonzero(part, axis=(1, 2, 3)) for _, part in stacks.chunks(masks)]
     listed["lesion_pixels"] = np.concatenate(counts)
     return listed
 
 
 def _cases(study):
     """Return cases.csv, which notebook 01 writes last."""
-    return pd.read_csv(study.need("cases"), dtype={"case": str, "patient": str}).fillna({"lungs": ""})
+    return storage.read_csv(study.need("cases"), gaps=False)
 
 
 def _pixels(cases):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pooch
 
-from covseg_lib import __version__, phantom, storage
+from covseg_lib import __version__, nifti, phantom, storage
 from covseg_lib.study import DOWNLOADS
 
 USER_AGENT = f"covseg/{__version__}"
@@ -19,6 +19,7 @@ ZENODO_SHA256 = {
     "Lung_Mask.zip": "f060b0d0299939a6d95ddefdbfa281de1a779c4d230a5adbd32414711d6d8187",
 }
 MEDSEG = "doi:10.6084/m9.figshare.13521509.v2"  # MedSeg's nine volumes, with its own masks
+MEDSEG_ZIPS = ("rp_im.zip", "rp_lung_msk.zip", "rp_msk.zip")
 
 
 def provide(study, settings):
@@ -39,8 +40,8 @@ def provide(study, settings):
 def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=6):
     """Download a data set's zips into `cache` and unpack them below `folder`.
 
-    What is in the cache already is not fetched again. A refusal (429), a broken connection or a wrong hash is tried
-    again after 1, 2, 3 ... seconds.
+    What is unpacked or in the cache already is not fetched again. A refusal (429), a broken connection or a wrong hash
+    is tried again after 1, 2, 3 ... seconds.
 
     Parameters
     ----------
@@ -61,7 +62,9 @@ def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=
     """
     if source not in DOWNLOADS:
         raise ValueError(f'no source {source!r}: expected "zenodo", "medseg", "folder" or "phantom"')
-    medseg = source == "medseg"
+    folder, medseg = Path(folder), source == "medseg"
+    if all((folder / Path(name).stem).is_dir() for name in (MEDSEG_ZIPS if medseg else registry)):
+        return folder
     files = pooch.create(
         cache, MEDSEG if medseg else base_url, registry=None if medseg else registry, retry_if_failed=tries - 1
     )
@@ -69,11 +72,10 @@ def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=
         files.load_registry_from_doi()
     downloader = pooch.DOIDownloader if medseg else pooch.HTTPDownloader
     for name in sorted(name for name in files.registry if name.endswith(".zip")):
-        loader = downloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=60)
-        path = Path(files.fetch(name, downloader=loader))
-        if not (Path(folder) / path.stem).is_dir():
-            unpack(path, Path(folder) / path.stem)
-    return Path(folder)
+        if not (folder / Path(name).stem).is_dir():
+            loader = downloader(progressbar=True, headers={"User-Agent": USER_AGENT}, timeout=60)
+            unpack(Path(files.fetch(name, downloader=loader)), folder / Path(name).stem)
+    return folder
 
 
 def unpack(archive, folder):
@@ -85,7 +87,7 @@ def unpack(archive, folder):
     parts = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(parts, ignore_errors=True)
     with zipfile.ZipFile(archive) as packed:
-        entries = [entry for entry in packed.infolist() if entry.filename.endswith((".nii", ".nii.gz"))]
+        entries = [entry for entry in packed.infolist() if entry.filename.endswith(nifti.ENDINGS)]
         for entry in packed.infolist():
             if entry.filename.startswith(("/", "\\")) or ".." in Path(entry.filename.replace("\\", "/")).parts:
                 raise ValueError(f"{archive} holds {entry.filename!r}, which leads out of its folder: do not use it")

@@ -1,5 +1,6 @@
 """All slices of a study as arrays on disk, larger than memory if need be: resized, then standardised."""
 
+import mmap
 import threading
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from covseg_lib import parallel, resizing, storage
+
+CHUNK = 64  # slices handled at a time
 
 
 def resize_all(study, cases, size, key):
@@ -39,7 +42,7 @@ def resize_all(study, cases, size, key):
                 arrays[name][row, ..., 0] = resizing.resize_mask(mask, (size, size))
         for array in arrays.values():
             array.flush()
-            storage.release(array)
+            release(array)
         return number + 1
 
     with parallel.executor() as pool:
@@ -48,14 +51,38 @@ def resize_all(study, cases, size, key):
     return arrays
 
 
+def mean_and_std(grey):
+    """Return mean and standard deviation of grey slices (N, ...) uint8.
+
+    Exactly, from counts of the 256 grey levels, in the memory of a few slices; `grey` is a memory map.
+    """
+    counts = sum(np.bincount(part.ravel(), minlength=256) for _, part in chunks(grey))
+    levels = np.arange(256)
+    mean = float((counts * levels).sum() / counts.sum())
+    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+
+
 def standardise_all(study, grey, mean, std):
     """Write images.npy of the grey levels of all slices."""
     with storage.atomic(study.path("images")) as temporary, parallel.executor() as pool:
         images = storage.create_npy(temporary, np.float32, grey.shape)
 
         def standardise_part(first):
-            part = slice(first, first + storage.CHUNK)
+            part = slice(first, first + CHUNK)
             images[part] = resizing.standardise(grey[part], mean, std)
-            storage.release(images), storage.release(grey)
+            release(images), release(grey)
 
-        list(pool.map(standardise_part, range(0, len(grey), storage.CHUNK)))
+        list(pool.map(standardise_part, range(0, len(grey), CHUNK)))
+
+
+def release(array):
+    """Give the pages of a memory map back to the system (which writes them), so that memory does not grow with it."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def chunks(array):
+    """Yield a memory map part by part, as (first row, part of `CHUNK` rows); what was read is released."""
+    for first in range(0, len(array), CHUNK):
+        yield first, array[first : first + CHUNK]
+        release(array)

@@ -3,15 +3,15 @@
 import contextlib
 import errno
 import json
-import mmap
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.lib.format import open_memmap
 
-CHUNK = 64  # rows of an array handled at a time
+NAMES = ("case", "patient", "lungs")  # columns of tables
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
@@ -108,19 +108,6 @@ def create_npy(path, dtype, shape):
     return array
 
 
-def release(array):
-    """Give the pages of a memory map back to the system (which writes them), so that memory does not grow with it."""
-    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        array._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-def chunks(array):
-    """Yield a memory map part by part, as (first row, part of `CHUNK` rows); what was read is released."""
-    for first in range(0, len(array), CHUNK):
-        yield first, array[first : first + CHUNK]
-        release(array)
-
-
 def require_space(path, needed):
     """Raise OSError if the disk of `path` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(_existing(path)).free
@@ -170,6 +157,17 @@ def write_csv(path, table):
     with atomic(path) as temporary:
         flat.to_csv(temporary, index=False)
     return table
+
+
+def read_csv(path, index=None, gaps=True):
+    """Read a table as a DataFrame; ValueError where it is damaged.
+
+    Columns `NAMES` are text, as 001 is. Without `gaps` an empty cell is an empty text, and a patient NA is called so.
+    """
+    try:
+        return pd.read_csv(path, index_col=index, dtype=dict.fromkeys(NAMES, str), keep_default_na=gaps)
+    except ValueError as error:
+        raise ValueError(f"{path} is no table ({error}): remove it, and make it again") from error
 
 
 def write_npy(path, array):

@@ -48,6 +48,7 @@ LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring 
 LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
 DOWNLOADS = ("zenodo", "medseg")
+SPLITS = ("slice", "patient")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
@@ -112,10 +113,14 @@ class Study:
         return path
 
     def dataset(self, settings=None):
-        """Return the folder of the NIfTI volumes: the setting `dataset`, or a place in the study's own dataset/."""
+        """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's own dataset/.
+
+        What is drawn or downloaded has a folder of its own in dataset/, or it would be mixed with the user's volumes.
+        """
         settings = settings or self.settings()
-        own = self.path("dataset")
-        return Path(settings["dataset"] or (own / settings["source"] if settings["source"] in DOWNLOADS else own))
+        if settings["source"] in (*DOWNLOADS, "phantom"):
+            return self.path("dataset") / settings["source"]
+        return Path(settings["dataset"] or self.path("dataset"))
 
     def create(self, profile, why="", **overrides):
         """Write study.json: the profile's settings, with those of `overrides` that are not None put over them.

@@ -123,8 +123,9 @@ def _follow(futures, bar, file):
         for future in pending:
             future.cancel()
         for process in psutil.Process().children(recursive=True):  # backups are whole at any time
-            if "ipykernel_launcher" in process.cmdline():
-                process.kill()
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if "ipykernel_launcher" in process.cmdline():
+                    process.kill()
         raise
     return outcomes
 

@@ -124,9 +124,10 @@ def read_run(folder):
         )
     try:
         recipe = Recipe(**storage.read_json(files["recipe"]))
+        _ = [recipe.preprocessing[name] for name in ("window_hu", "step", "size", "mean", "std")]  # prediction's
         model = compiling.build_model(recipe)
         model.load_weights(files["weights"])
-        history = pd.read_csv(files["history"])
+        history = storage.read_csv(files["history"])
     except (TypeError, ValueError, OSError, KeyError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

@@ -28,11 +28,12 @@ def overlays(study, run, count=4):
 
 
 def best_to_worst(study, run, count=4):
-    """Show the test slices of a run with the best, the middle and the worst Dice, of those with a lesion."""
+    """Show the test slices of a run with the best, the middle and the worst Dice, of those with a lesion if any has."""
     table, images, masks, found = _test_slices(study, run)
     dice = scores.of_counts("dice", *scores.counts_by_slice(masks, found).T)
     ranked = np.argsort(-dice, kind="stable")
-    ranked = ranked[masks.any(axis=(1, 2))[ranked]]
+    ill = masks.any(axis=(1, 2))[ranked]
+    ranked = ranked[ill] if ill.any() else ranked
     middle = max(len(ranked) // 2 - count // 2, 0)
     shown = np.concatenate([ranked[:count], ranked[middle : middle + count], ranked[-count:]])
     titles = [f"{_name(table.iloc[row])}\nDice {dice[row]:.2f}" for row in shown]

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -240,4 +242,24 @@ def test_a_copy_from_drive_that_is_cut_short_is_an_error_and_not_kept(tmp_path, 
     monkeypatch.setattr("shutil.copy2", lambda source, target: target.write_bytes(b"wh"))
     with pytest.raises(OSError, match="was not copied whole"):
         colab.on_runtime(on_drive)
-    assert not list(tmp_path.rglob("covseg_on_runtime/*"))
+    assert not list(tmp_path.rglob("covseg_on_runtime/*.npy"))
+
+
+def test_two_runs_that_want_a_copy_at_once_make_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    monkeypatch.setenv("COVSEG_CONTENT", str(tmp_path))
+    on_drive, copied, copy2 = colab.drive() / "images.npy", [], shutil.copy2
+    on_drive.parent.mkdir(parents=True)
+    on_drive.write_bytes(b"whole")
+
+    def slow(source, target):
+        copied.append(source)
+        time.sleep(0.3)
+        copy2(source, target)
+
+    monkeypatch.setattr("shutil.copy2", slow)
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(colab.on_runtime, [on_drive] * 2)
+    assert first == second
+    assert first.read_bytes() == b"whole"
+    assert len(copied) == 1

@@ -195,7 +195,7 @@ def test_the_leak_is_measured_in_mm(compared):
     assert (apart[slices.rows_of(compared, "train", split="slice")] == 0).all()
 
 
-def test_a_twin_is_the_training_slice_that_looks_most_alike(tiny_study):
+def test_a_twin_is_the_training_slice_that_looks_most_alike(tiny_study, monkeypatch):
     images, (train, test) = (
         np.load(tiny_study.path("images")),
         (slices.rows_of(tiny_study, s) for s in ("train", "test")),
@@ -208,6 +208,9 @@ def test_a_twin_is_the_training_slice_that_looks_most_alike(tiny_study):
     assert found.loc[ill[0], "twin"] == train[-1]
     assert set(found["twin"]) <= set(train)
     assert len(leak.twins(tiny_study, most=2)) == 2
+    listed = slices.table(tiny_study)
+    monkeypatch.setattr(slices, "table", lambda study: listed.assign(lesion_pixels=0))
+    assert len(leak.twins(tiny_study)) == 5  # all test slices
 
 
 def test_costs_stand_beside_the_reports_of_the_same_metric():

@@ -101,6 +101,11 @@ def test_patients_csv_overrides_the_names(tmp_path):
         _touch(tmp_path / folder, "a.nii.gz", "b.nii.gz", "c_1_2.nii.gz")
     (tmp_path / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\n")
     assert [case.patient for case in dataset.find_cases(tmp_path)] == ["007", "007", "c_1"]
+    (tmp_path / "patients.csv").write_text("case,patient\na,\nb,NA\n")
+    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["a", "NA", "c_1"]
+    (tmp_path / "patients.csv").write_text("")
+    with pytest.raises(ValueError, match=r"patients\.csv is no table"):
+        dataset.find_cases(tmp_path)
     (tmp_path / "patients.csv").write_text("name,patient\na,007\n")
     with pytest.raises(ValueError, match="expected case and patient"):
         dataset.find_cases(tmp_path)
@@ -112,3 +117,10 @@ def test_the_table_says_what_is_left_over_and_why(tmp_path):
     table = dataset.pairing(*dataset.pair(tmp_path)).set_index("case")
     assert table.loc["a", "left_over"] == ""
     assert table.loc["b", "left_over"].startswith("no mask for image b.nii")
+
+
+def test_hidden_files_and_folders_are_not_the_owners(tmp_path):
+    for folder in ("scans", "my_masks"):
+        _touch(tmp_path / folder, "a.nii.gz", "._a.nii.gz")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert [case.name for case in dataset.find_cases(tmp_path)] == ["a"]

@@ -20,5 +20,6 @@ def test_activations_are_kerass(tmp_path):
     assert float(at["relu"][-2.0]) == 0
     assert float(at["leaky_relu"][-2.0]) == pytest.approx(-0.4)
     assert float(at["tanh"][1.0]) == pytest.approx(2 * float(at["sigmoid"][2.0]) - 1)
+    assert len(drawings.activations("relu").axes) == 1
     storage.write_figure(tmp_path / "figure.png", figure)
     assert png.imread(tmp_path / "figure.png").std() > 0.02

@@ -56,16 +56,19 @@ def test_the_others_draw(tmp_path):
     marks = pd.DataFrame({name: [0.5, 0] for name in scores.SCORES}, index=keys)
     sure = marks.assign(low=[0.4, np.nan], high=[0.6, np.nan], patients=3)
     near = pd.DataFrame({"split": ["slice", "slice", "patient"], "mm": [1, 6, np.inf], "dice": [0.9, 0.8, 0.3]})
-    for figure in (
-        figures.gallery(IMAGES, np.zeros_like(MASKS), ["a", "b", "c"]),
-        figures.resizing(IMAGES[0], MASKS[0], IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]),
-        figures.errors(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]),
-        charts.histograms(IMAGES, IMAGES - 0.5),
-        charts.split_bars(table, {"slice": np.array(["train", "test", "validation"])}),
-        charts.score_bars(marks),
-        charts.method_bars(pd.DataFrame({"whole slice": [0.2, 0.4], "in the lung field": [0, 1]}, index=["a", "b"])),
-        charts.interval_bars(sure),
-        charts.thresholds(pd.DataFrame({("slice", "dice"): [0.5, 0.7, 0.6]}, index=[0.3, 0.5, 0.7])),
-        charts.leak(near),
+    methods = pd.DataFrame({"whole slice": [0.2, 0.4], "in the lung field": [0, 1]}, index=["a", "b"])
+    for figure, what, count in (  # count: what is drawn in all panels together, axes and their labels aside
+        (figures.gallery(IMAGES, np.zeros_like(MASKS), ["a", "b", "c"]), "images", 3),
+        (figures.resizing(IMAGES[0], MASKS[0], IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]), "images", 2),
+        (figures.errors(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]), "images", 6),
+        (charts.histograms(IMAGES, IMAGES - 0.5), "patches", 2 * (60 + 1)),
+        (charts.split_bars(table, {"slice": np.array(["train", "test", "validation"])}), "patches", 3 * 2),
+        (charts.score_bars(marks), "patches", 2 * len(scores.SCORES)),
+        (charts.method_bars(methods), "patches", 4),
+        (charts.interval_bars(sure), "lines", 2 * 2),
+        (charts.thresholds(pd.DataFrame({("slice", "dice"): [0.5, 0.7, 0.6]}, index=[0.3, 0.5, 0.7])), "lines", 2),
+        (charts.leak(near), "lines", 2 * 2),
+        (charts.leak(near[:0]), "lines", 0),
     ):
+        assert sum(len(getattr(ax, what)) for ax in figure.axes) == count
         assert _drawn(figure, tmp_path)

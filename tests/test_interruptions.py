@@ -192,3 +192,17 @@ def test_two_dask_workers_give_the_same_bytes_also_when_one_is_killed(tiny_datas
         started = time.monotonic()
         assert steps(tiny_dataset, tmp_path / "killed", address) == undisturbed
         assert time.monotonic() - started > 2.5, "no task was on the worker that was killed"
+
+
+def test_a_study_that_is_a_disk_of_its_own(tiny_dataset, tmp_path, disk):
+    undisturbed = steps(tiny_dataset, tmp_path / "whole")
+    with disk(tmp_path / "study", "size=1m"):
+        assert steps(tiny_dataset, tmp_path / "study") == undisturbed
+
+
+@pytest.mark.parametrize("left", [0, 500])
+def test_a_damaged_file_of_a_case_is_sliced_again(tiny_dataset, tmp_path, left):
+    undisturbed = steps(tiny_dataset, tmp_path / "study")
+    file = Study(tmp_path / "study").path("sliced_case", case="scan_3")
+    file.write_bytes(file.read_bytes()[:left])
+    assert steps(tiny_dataset, tmp_path / "study") == undisturbed

@@ -43,6 +43,8 @@ def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom, "PHANTOMS", small)
     monkeypatch.setattr(anatomy, "PIXEL_MM", 5.6)
     monkeypatch.setattr(anatomy, "SLICE_MM", 40.0)
+    gone = phantom.make_dataset(tmp_path) / "CT_scans" / "phantom_02.nii.gz"
+    gone.unlink()  # is drawn again
     cases = dataset.find_cases(phantom.make_dataset(tmp_path))
     assert len(cases) == 12
     assert len({case.patient for case in cases}) == 11

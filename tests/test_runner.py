@@ -38,8 +38,9 @@ def test_a_data_set_is_looked_for_where_the_command_is_given(suite, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     source = "from pathlib import Path\nPath(STUDY, 'made').write_text(DATASET)"
     _notebook(runner.NOTEBOOKS / "01_first.ipynb", source, parameters='STUDY = ""\nDATASET = ""')
-    runner.run(suite, {"DATASET": "mine"}, ["01"])
-    assert (suite.root / "made").read_text() == str(tmp_path / "mine")
+    for given in ("mine", 2024):
+        runner.run(suite, {"DATASET": given}, ["01"])
+        assert (suite.root / "made").read_text() == str(tmp_path / str(given))
 
 
 def test_an_unknown_parameter_lists_the_known_ones_and_runs_nothing(suite):
@@ -89,6 +90,15 @@ def test_the_command_line_says_it_in_one_line(suite, tmp_path):
     assert done.exit_code == 1
     assert "Error: no parameter EPOCH" in done.output
     assert "Traceback" not in done.output
+    (tmp_path / "file").touch()
+    for arguments, said in {
+        ("--study", str(tmp_path / "file" / "s"), "--only", "01"): "Not a directory",
+        ("--study", str(tmp_path / "s"), "-p", "STUDY", "x"): "Error: STUDY cannot be given as a parameter",
+    }.items():
+        done = CliRunner().invoke(main, ["run", *arguments])
+        assert said in done.output
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit)
 
 
 def test_predicting_without_a_run_names_the_notebook(tmp_path):

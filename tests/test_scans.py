@@ -160,6 +160,8 @@ def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
     header = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-2, 3, 5, 1])).header
     header.set_xyzt_units(unit)
     assert scans.voxel_ml(header) == pytest.approx(ml)
+    header["pixdim"][1:4] = 1  # the affine counts, here as well
+    assert np.prod(orientation.zooms(header)) / 1000 == pytest.approx(ml, rel=0.01, abs=1e-10)
 
 
 @pytest.fixture
@@ -216,6 +218,8 @@ def test_names_that_cannot_be_are_refused_before_a_run_is_looked_for(tmp_path):
     folder, mask = scan.parent, tmp_path / "mask.nii.gz"
     link = tmp_path / "link.nii.gz"
     link.symlink_to(scan)
+    same = tmp_path / "same"
+    same.symlink_to(folder)
     named = r"--out is .*mask.png: expected a file whose name ends in .nii or .nii.gz"
     for message, arguments in {
         named: [scan, "--out", tmp_path / "mask.png"],
@@ -227,6 +231,7 @@ def test_names_that_cannot_be_are_refused_before_a_run_is_looked_for(tmp_path):
         r"link.nii.gz is a scan or a lung": [scan, "--out", link],
         r"scans.scan.nii.gz is a scan or": [folder, "--out", folder],
         r"both .*mask.nii.gz: choose two places": [scan, "--out", mask, "--probabilities", mask],
+        r"both .*new.nii: choose two places": [scan, "--out", folder / "new.nii", "--probabilities", same / "new.nii"],
         r"no finished run in .*no_run \(no recipe.json, .*study/models/dice": [scan, "--out", mask],
         r"'nowhere.nii' does not exist": ["nowhere.nii", "--out", mask],
         r"cannot be written": [scan, "--out", link / "mask.nii.gz"],
@@ -250,6 +255,9 @@ def test_a_scan_that_is_none_is_refused_and_what_stood_there_stays(run_folder, t
     colour = np.zeros((6, 7, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-30])
     (tmp_path / "text.nii").write_text("x" * 999)
+    header = nib.load(scan).header
+    header["scl_slope"], header["scl_inter"] = 2, np.nan
+    (tmp_path / "slope.nii").write_bytes(header.binaryblock + bytes(4) + array.tobytes())
     for message, arguments in {
         r"4d.nii holds an array of shape \(6, 7, 5, 2\)": [write_volume(tmp_path / "4d.nii", np.stack([array] * 2, 3))],
         r"nan.nii: holds NaN": [write_volume(tmp_path / "nan.nii", nan)],
@@ -258,6 +266,7 @@ def test_a_scan_that_is_none_is_refused_and_what_stood_there_stays(run_folder, t
         r"colour.nii holds voxels of .*one number a voxel": [write_volume(tmp_path / "colour.nii", colour)],
         r"cut.nii.gz is cut off": [tmp_path / "cut.nii.gz"],
         r"text.nii is not a NIfTI file": [tmp_path / "text.nii"],
+        r"slope.nii has a NIfTI header that is wrong": [tmp_path / "slope.nii"],
         r"short.nii.gz: the image is \(6, 7, 5\) and its lung mask \(6, 7, 4\)": [scan, "--lungs", shorter],
         r"moved.nii.gz: image and lung mask lie in different": [scan, "--lungs", moved],
         r"lung mask empty.nii.gz is empty": [scan, "--lungs", empty],
@@ -280,6 +289,8 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
     text = recipe.read_text()
     recipe.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
     assert "is damaged, or its files are not of one run" in _refused(*asked)
+    recipe.write_text(text.replace('"window_hu"', '"window"'))
+    assert "is damaged, or its files are not of one run ('window_hu')" in _refused(*asked)
     recipe.write_text(text[:50])
     assert "is damaged" in _refused(*asked)
     recipe.write_text(text)

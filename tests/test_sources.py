@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pathlib
+import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -93,6 +94,13 @@ def test_each_zip_goes_into_its_own_folder_and_is_fetched_once(fetch, server):
     assert len(server.asked) == 2
 
 
+def test_what_is_unpacked_is_not_fetched_again_for_want_of_its_zip(fetch, server, tmp_path):
+    fetch()
+    shutil.rmtree(tmp_path / "cache")
+    assert _made(fetch()) == WHOLE
+    assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("mischief", [[429, 429], ["cut"], ["lie"], [429, "cut", "lie"]])
 def test_refused_cut_off_or_wrong_is_tried_again_after_a_while(fetch, server, mischief):
     server.mischief = list(mischief)
@@ -158,8 +166,12 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom, "make_dataset", lambda folder, seed: (folder, seed))
     sources.provide(study, plan("report"))
     assert fetched == [("zenodo", tmp_path / "dataset" / "zenodo", tmp_path / "downloads")]
-    assert sources.provide(study, plan("demo")) == (tmp_path / "dataset", 0)
+    assert sources.provide(study, plan("demo")) == (tmp_path / "dataset" / "phantom", 0)
     assert sources.provide(study, plan("report", source="folder", dataset="/data")).as_posix() == "/data"
+    assert sources.provide(study, plan("demo", dataset="/data")) == (
+        tmp_path / "dataset" / "phantom",
+        0,
+    )  # not in /data
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from covseg_lib import storage
+from covseg_lib import stacks, storage
 
 
 def _write_half_and_fail(path):
@@ -34,7 +34,7 @@ def test_arrays_are_written_where_the_system_has_neither_fallocate_nor_madvise(t
     monkeypatch.delattr("os.posix_fallocate", raising=False)
     monkeypatch.delattr("mmap.MADV_DONTNEED", raising=False)
     array = storage.create_npy(tmp_path / "a.npy", np.uint8, (100, 2))
-    for first, part in storage.chunks(array):
+    for first, part in stacks.chunks(array):
         part[:] = first
     array.flush()
     assert np.load(tmp_path / "a.npy")[[0, 63, 64, 99], 0].tolist() == [0, 0, 64, 64]

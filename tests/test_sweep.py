@@ -50,6 +50,10 @@ def test_folds_are_named_as_those_of_one_model(tiny_study):
         (["05"], {"SEED": [-1]}, {}, "seed is -1: expected a whole number from 0 on"),
         (["05"], {"LEARNING_RATE": ["fast"]}, {}, "learning_rate is 'fast': expected a number above 0"),
         (["05"], {"FOLD": [7]}, {}, "no fold 7 of the patient split"),
+        (["05"], {"SPLIT": ["slcie"]}, {}, "no split 'slcie': expected \"slice\""),
+        (["05"], {"BATCH_SIZE": [True]}, {}, "batch_size is True: expected a whole number"),
+        (["05"], {"EPOCHS": []}, {}, "EPOCHS has no value to vary"),
+        (["05"], {"SEED": [1]}, {"RESUME": False}, "RESUME cannot be given here"),
         (["05"], {"RUN": ["a", "b"]}, {}, "RUN cannot be given here"),
         (["05"], {"SEED": [1]}, {"SEED": 2}, "SEED cannot be given here"),
         (["05", "06"], {"SHOW": [1]}, {}, "no parameter SHOW in 05_train_dice"),
@@ -70,6 +74,18 @@ def test_what_a_shell_or_a_file_says_is_the_same(tmp_path):
     file.write_text("notebooks: ['03', 05]\nvary: {EPOCHS: [10, 50], SPLIT: slice}\nparameters: {SEED: 1}\n")
     vary = grid.parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
     assert grid.read_file(file) == (["03", "05"], vary, {"SEED": 1})
+
+
+def test_numbers_in_a_file_may_be_written_as_in_a_shell(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(
+        "notebooks: '05'\nvary: {LEARNING_RATE: [1e-4, 3e-4]}\nparameters: {SEED: 1}\n"
+    )
+    assert grid.read_file(tmp_path / "sweep.yaml") == (["05"], {"LEARNING_RATE": [1e-4, 3e-4]}, {"SEED": 1})
+
+
+def test_a_parameter_is_varied_once():
+    with pytest.raises(ValueError, match="give each parameter once"):
+        grid.parse_vary(["EPOCHS=10", "EPOCHS=50"])
 
 
 @pytest.mark.parametrize("text", ["EPOCHS", "EPOCHS=", "EPOCHS=1,,2", "=1", "A=1=2"])
@@ -223,12 +239,14 @@ def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_goes_on(tiny_study):
 def test_a_dry_run_lists_and_runs_nothing(tiny_study):
     file = tiny_study.root / "sweep.yaml"
     file.write_text("notebooks: ['03']\nvary: {EPOCHS: [7]}\nparameters: {SEED: 1}\n")
-    said = ["--file", str(file), "--notebook", "05", "--vary", "EPOCHS=1,2"]  # the command line wins
+    said = ["--file", str(file), "--notebook", "05", "--vary", "SEED=1", "-p", "EPOCHS", "2"]  # the command line wins
     arguments = ["sweep", "--study", str(tiny_study.root), *said, "--dry-run"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert re.search(r"dice_epochs2 +05_train_dice +2 +to do +NaN", done.output)
+    assert re.search(r"dice_seed1 +05_train_dice +2 +to do +NaN", done.output)
     assert "no finished run of this network" in done.output
+    listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
+    assert "run notebook 03, 04 or 05 first" in listed.output
     assert not tiny_study.path("models").exists()
 
 
