@@ -41,8 +41,8 @@ def mm_to_training(study, split=None, fold=0):
 def twins(study, split=None, fold=0, most=200):
     """Find for test slices with lesions the training slice that looks most alike: what copying its mask would mark.
 
-    Where no test slice has a lesion, for all. Alike is by the squared differences of a grid of pixels, 64 x 64 at most. Of more than `most` slices, some evenly
-    spread are taken.
+    Where no test slice has a lesion, for all. Alike is by the squared differences of a grid of pixels, 64 x 64 at
+    most. Of more than `most` slices, some evenly spread are taken.
 
     Returns
     -------
