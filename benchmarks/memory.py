@@ -1,8 +1,8 @@
 """Peak memory of notebooks 01 and 02, by number of volumes, and for a data set of MosMed's size.
 
-    python benchmarks/memory.py FOLDER
+    python benchmarks/memory.py NEW_FOLDER     made here and removed at the end
 
-In FOLDER 5, 20 and 100 phantom volumes (links to one of 512 x 512 x 42) are sliced and preprocessed, each time in a
+In it 5, 20 and 100 phantom volumes (links to one of 512 x 512 x 42) are sliced and preprocessed, each time in a
 process of its own; then 1,110 sliced cases (links again) of 46,620 slices are preprocessed to 256 x 256, as MosMed's
 would be: 18 GB on disk.
 """
@@ -49,6 +49,8 @@ def main(folder, count):
     """Measure the peak memory."""
     if count:
         return slice_and_build(folder, count)
+    if folder.exists():
+        raise click.ClickException(f"{folder} is there already: name a new folder, it is removed at the end")
     from covseg_lib import anatomy
 
     image, mask, _ = anatomy.make_volume((42, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))

@@ -1,7 +1,7 @@
 """covseg: COVID-19 lesion segmentation in chest CT, from NIfTI volumes to a table of scores.
 
 The notebooks tell the story, these modules do the work, one idea each. Importing the package loads neither
-Keras nor TensorFlow: `unet`, `objectives`, `training` and `prediction` do, and only they.
+Keras nor TensorFlow; `unet` does, and what is built on it.
 
 A teaching and research project. Not a medical device.
 """

@@ -31,7 +31,7 @@ def read_header(path):
 
 
 def load(path):
-    """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, in a third of zlib's time.
+    """Return header and 3D array of a NIfTI file; a compressed one is unpacked by ISA-L, which is faster than zlib.
 
     Raises ValueError for what is not a readable 3D NIfTI file.
     """
