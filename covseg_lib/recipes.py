@@ -3,8 +3,8 @@
 import re
 from dataclasses import asdict, dataclass
 
-from covseg_lib import storage
-from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS, SPLITS
+from covseg_lib import splits, storage
+from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,7 @@ class Recipe:
     def __post_init__(self):
         if not re.fullmatch(r"\w[\w.-]*", self.run):
             raise ValueError(f"run {self.run!r} cannot be a folder's name: expected letters, digits, _ . and -")
-        if self.split not in SPLITS:
-            raise ValueError(f'no split {self.split!r}: expected "slice" (the report\'s) or "patient"')
-        folds = self.preprocessing.get("patient_folds", 1) if self.split == "patient" else 1
-        if not folds:
-            raise ValueError("no patient split of this study: it needs three patients with lesions at least")
-        if self.fold not in range(folds):
-            raise ValueError(f"no fold {self.fold!r} of the {self.split} split: there are folds 0 to {folds - 1}")
+        splits.check(self.split, self.fold, self.preprocessing.get("patient_folds", 1))
         for name in ("epochs", "base_filters", "depth", "batch_size"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

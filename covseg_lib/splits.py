@@ -106,8 +106,7 @@ def sides_of_fold(folds, fold=0):
     """
     folds = np.asarray(folds)
     count = folds.max() + 1
-    if not 0 <= fold < count:
-        raise ValueError(f"no fold {fold}: there are folds 0 to {count - 1}")
+    check("patient", fold, count)
     return _named(len(folds), folds == (fold + 1) % count, folds == fold)
 
 
@@ -149,15 +148,22 @@ def sides(table, split, fold=0):
     `split` is "slice" (then there is fold 0 only) or "patient"; ValueError for another, and for a fold that is not
     there.
     """
-    if split == "patient" and (table["patient_fold"] >= 0).all():
-        return sides_of_fold(table["patient_fold"], fold)
-    if split == "patient":
-        patient_folds(table["patient"], has_lesion=table["lesion_pixels"] > 0)  # says why there are none
-    if split != "slice":
+    folds = table["patient_fold"].max() + 1
+    if split == "patient" and not folds:
+        patient_folds(table["patient"], has_lesion=table["lesion_pixels"] > 0)  # says how many patients it found
+    check(split, fold, folds)
+    return sides_of_fold(table["patient_fold"], fold) if split == "patient" else table["slice_split"].to_numpy(str)
+
+
+def check(split, fold, folds):
+    """Raise ValueError for a split that does not exist, or a fold that it has not; the patient split has `folds`."""
+    if split not in ("slice", "patient"):
         raise ValueError(f'no split {split!r}: expected "slice" (the report\'s) or "patient"')
-    if fold:
-        raise ValueError(f'no fold {fold}: the split "slice" has none but 0')
-    return table["slice_split"].to_numpy(str)
+    count = folds if split == "patient" else 1  # shuffled slices are split once
+    if not count:
+        raise ValueError("no patient split of this study: it needs three patients with lesions at least")
+    if fold not in range(count):
+        raise ValueError(f"no fold {fold!r} of the {split} split: there are folds 0 to {count - 1}")
 
 
 def _draw(rows, count, seed):

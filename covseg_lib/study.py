@@ -48,7 +48,6 @@ LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring 
 LESION_FROM = 0.5  # probability from which a pixel counts as lesion
 
 DOWNLOADS = ("zenodo", "medseg")
-SPLITS = ("slice", "patient")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
