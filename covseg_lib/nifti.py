@@ -16,10 +16,18 @@ def files(folder):
 
 
 def parse_header(data):
-    """Return the NIfTI-1 or NIfTI-2 header that bytes begin with, None where they do not."""
+    """Return the NIfTI-1 or NIfTI-2 header that bytes begin with, None where they do not.
+
+    Raises nibabel's HeaderDataError where place or scale in it are no numbers.
+    """
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if kind.may_contain_header(data):
-            return kind(data[: kind.template_dtype.itemsize])
+            header = kind(data[: kind.template_dtype.itemsize])
+            try:
+                header.get_best_affine(), header.get_slope_inter()
+            except ValueError as error:  # a quaternion that is none
+                raise nib.spatialimages.HeaderDataError(str(error)) from error
+            return header
     return None
 
 
@@ -79,10 +87,7 @@ def _header(path, data):
     """Return the header that a file's first bytes hold; ValueError where it describes no 3D volume of numbers."""
     try:
         header = parse_header(data)
-        flat = header and not abs(np.linalg.det(header.get_best_affine())) > 0
-        if header:
-            header.get_slope_inter()  # raises where it is no number
-    except (nib.spatialimages.HeaderDataError, ValueError) as error:
+    except nib.spatialimages.HeaderDataError as error:
         raise ValueError(f"{path.name} has a NIfTI header that is wrong ({error}): convert the series again") from error
     if header is None:
         raise ValueError(f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it")
@@ -93,7 +98,7 @@ def _header(path, data):
         raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
     if header.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{path.name} holds voxels of {header.get_data_dtype()}: expected one number a voxel")
-    if flat:
+    if not abs(np.linalg.det(header.get_best_affine())) > 0:
         raise ValueError(f"{path.name} has an affine that is flat or no number: convert the series again")
     return header
 

@@ -35,10 +35,11 @@ def shape(header):
 def zooms(header):
     """Return the distance in mm from one slice to the next, one row and one column, of the volume upright.
 
-    They are the affine's, in the header's unit, as all that is measured here.
+    They are the affine's, in the header's unit, as all that is measured here; to six digits, for a header's numbers
+    are float32.
     """
     mm = nib.affines.voxel_sizes(header.get_best_affine()) * nifti.unit_mm(header)
-    return tuple(round(float(mm[axis]), 5) for axis in np.argsort(_turn(header)[:, 0]))
+    return tuple(float(f"{mm[axis]:.6g}") for axis in np.argsort(_turn(header)[:, 0]))
 
 
 def counted_from_end(header):

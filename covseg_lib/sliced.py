@@ -29,7 +29,7 @@ def make(case, path, window_hu, step):
         "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
         "height": images.shape[1],
         "width": images.shape[2],
-        "mm": [float(mm) for mm in orientation.zooms(pair.header)],
+        "mm": orientation.zooms(pair.header),
         "image": str(case.image.absolute()),
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",
