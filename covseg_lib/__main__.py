@@ -71,9 +71,9 @@ def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
     try:
         of_file = grid.read_file(file) if file else ((), {}, {})
         varied, values = grid.parse_vary(vary), {name: runner.parse_value(value) for name, value in parameters}
-        for name in varied.keys() | values.keys():  # what is said here wins over the file
-            of_file[1].pop(name, None), of_file[2].pop(name, None)
-        jobs = grid.plan(study, numbers or of_file[0], of_file[1] | varied, of_file[2] | values)
+        said = varied | values  # what is said here wins over the file
+        kept = [{name: value for name, value in part.items() if name not in said} for part in of_file[1:]]
+        jobs = grid.plan(study, numbers or of_file[0], kept[0] | varied, kept[1] | values)
         if dry_run:
             click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
             return

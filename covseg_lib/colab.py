@@ -110,9 +110,9 @@ def on_runtime(path):
     path = Path(path)
     if not on_colab() or not path.is_relative_to(drive()):
         return path
-    copy = drive().parents[1] / "covseg_on_runtime" / path.relative_to(drive())
     import filelock  # not before `install_missing`
 
+    copy = drive().parents[1] / "covseg_on_runtime" / path.relative_to(drive())
     copy.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(copy.with_name(f".{copy.name}.lock")):  # two runs of a sweep may both want it
         if copy.exists() and _size_and_time(copy) == _size_and_time(path):

@@ -89,15 +89,12 @@ def is_the_reports(study):
 
 def _slice_numbers(study):
     """Yield the rows of the counts of slices."""
-    sides = slices.table(study)["slice_split"].value_counts()
+    listed = slices.table(study)
+    counted = {"used": len(listed)} | listed["slice_split"].value_counts().to_dict()
     printed = sum(REPORT_SLICES[side] for side in ("train", "validation", "test"))
     slip = f"the report's three sum to {printed}, not {REPORT_SLICES['used']}; ours do: a slip of digits"
     for name, theirs in REPORT_SLICES.items():
-        ours, what = (
-            (len(slices.table(study)), "slices")
-            if name == "used"
-            else (int(sides[name]), f"slices, {name} (split by slices)")
-        )
+        ours, what = counted[name], "slices" if name == "used" else f"slices, {name} (split by slices)"
         if not is_the_reports(study):
             yield what, theirs, ours, "another question", "these are other volumes than the report's"
         elif ours == theirs:

@@ -165,10 +165,9 @@ def _settings_and_versions(study):
     runs = [(run, storage.read_json(study.need("timing", run=run))) for run in study.runs()]
     made = [f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |" for run, timing in runs]
     packages = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    rows = "\n".join(
-        [*settings, *made, f"| versions | covseg {__version__}, Python {platform.python_version()}, {versions} |"]
-    )
+    versions = [f"covseg {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    rows = "\n".join([*settings, *made, f"| versions | {', '.join(versions)} |"])
     return f"## Settings and versions\n\n| | |\n|---|---|\n{rows}\n\nNot a medical device."
 
 

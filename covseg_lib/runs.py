@@ -87,5 +87,5 @@ def _about(study, run):
 
 def _scores(study, run, score):
     """Return a score of all pixels of a run's validation slices, and of its test slices, counted together."""
-    sides = storage.read_csv(study.need("counts", run=run), gaps=False).groupby("side")[scores.COUNTS].sum()
+    sides = scores.read_counts(study, run).groupby("side")[scores.COUNTS].sum()
     return scores.of_table(sides, [score])[score][["validation", "test"]].to_dict()

@@ -136,10 +136,10 @@ def counted(study, side="test"):
     """
     runs = models.compared(study)
     named = [
-        _read(study, run).assign(**{name: recipe[name] for name in ("split", "model", "fold")})
+        read_counts(study, run).assign(**{name: recipe[name] for name in ("split", "model", "fold")})
         for run, recipe in runs.items()
     ]
-    everything = pd.concat([*named, _read(study, BASELINES_FILE)])
+    everything = pd.concat([*named, read_counts(study, BASELINES_FILE)])
     asked = {(recipe["split"], recipe["fold"]) for recipe in runs.values()}
     kept = [key in asked for key in zip(everything["split"], everything["fold"], strict=True)]
     everything = everything[np.array(kept) & (everything["side"] == side)]
@@ -186,7 +186,8 @@ def _of(name, true, pred):
     return float(of_counts(name, *counts(true, pred)))
 
 
-def _read(study, run):
+def read_counts(study, run):
+    """Return predictions/<run>.csv: a row a slice, its `COUNTS`, case, patient, slice and side."""
     return storage.read_csv(study.need("counts", run=run), gaps=False)
 
 

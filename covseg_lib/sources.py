@@ -84,7 +84,7 @@ def unpack(archive, folder):
     Raises ValueError for an entry that names a place outside, OSError where the disk has too little room.
     """
     folder = Path(folder)
-    parts = folder.with_name(f".part-{folder.name}")
+    parts = storage.part_of(folder)
     shutil.rmtree(parts, ignore_errors=True)
     with zipfile.ZipFile(archive) as packed:
         entries = [entry for entry in packed.infolist() if entry.filename.endswith(nifti.ENDINGS)]

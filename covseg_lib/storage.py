@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
 
-NAMES = ("case", "patient", "lungs")  # columns of tables
+NAMES = ("case", "patient", "lungs")  # columns of tables that hold no numbers, whatever they look like
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 

@@ -101,6 +101,13 @@ def test_what_is_unpacked_is_not_fetched_again_for_want_of_its_zip(fetch, server
     assert len(server.asked) == 2
 
 
+def test_medsegs_files_are_not_asked_for_once_they_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("pooch.Pooch.load_registry_from_doi", lambda self: pytest.fail("figshare was asked"))
+    for name in ("rp_im", "rp_lung_msk", "rp_msk"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    assert sources.fetch("medseg", tmp_path / "data", tmp_path / "cache") == tmp_path / "data"
+
+
 @pytest.mark.parametrize("mischief", [[429, 429], ["cut"], ["lie"], [429, "cut", "lie"]])
 def test_refused_cut_off_or_wrong_is_tried_again_after_a_while(fetch, server, mischief):
     server.mischief = list(mischief)
