@@ -65,7 +65,13 @@ def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
         shutil.rmtree(study.path("recipe", run=recipe.run).parent, ignore_errors=True)
     if recipes.is_finished(recipe, study):
         say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
-        return load_run(study, recipe.run)
+    else:
+        _train_on(recipe, study, say, watchers, backup_every)
+    return load_run(study, recipe.run)
+
+
+def _train_on(recipe, study, say, watchers, backup_every):
+    """Train a run from its backup on, or from its seed, to its last epoch."""
     keras.utils.set_random_seed(recipe.seed)
     with hardware.all_devices() as shares:
         model, backup = compiling.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
@@ -81,7 +87,6 @@ def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
             for watch in watchers:
                 watch(pd.DataFrame(state.history), model)
         keeper.finish(state)
-    return load_run(study, recipe.run)
 
 
 def _epochs(model, recipe, study, shares, done):
@@ -124,7 +129,9 @@ def read_run(folder):
         )
     try:
         recipe = Recipe(**storage.read_json(files["recipe"]))
-        _ = [recipe.preprocessing[name] for name in ("window_hu", "step", "size", "mean", "std")]  # prediction's
+        lacks = sorted({"window_hu", "step", "size", "mean", "std"} - recipe.preprocessing.keys())
+        if lacks:
+            raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
         model = compiling.build_model(recipe)
         model.load_weights(files["weights"])
         history = storage.read_csv(files["history"])

@@ -72,3 +72,18 @@ def test_the_others_draw(tmp_path):
     ):
         assert sum(len(getattr(ax, what)) for ax in figure.axes) == count
         assert _drawn(figure, tmp_path)
+
+
+def test_runs_are_drawn_to_scale_with_a_band_where_a_setting_has_several():
+    table = pd.DataFrame({"objective": "dice", "validation": [0.5, 0.7, 0.8], "total_s": [60, 60, 120]})
+    left, right = charts.runs(table.assign(epochs=[3, 3, 18]), "epochs", "dice").axes
+    assert (left.get_xscale(), list(left.get_xticks())) == ("linear", [3, 18])
+    assert left.collections[0].get_paths()[0].get_extents().width == 0  # no two neighbours with several runs
+    assert left.lines[0].get_data()[1].tolist() == [0.6, 0.8]
+    assert right.lines[0].get_data()[0].tolist() == [1, 1, 2]
+    twice = pd.concat([table.assign(learning_rate=rate) for rate in (1e-4, 1e-2)])
+    left, _ = charts.runs(twice, "learning_rate", "dice").axes
+    assert left.get_xscale() == "log"
+    assert left.collections[0].get_paths()[0].get_extents().width > 0
+    left, _ = charts.runs(table.assign(precision=["auto", "float32", "auto"]), "precision", "dice").axes
+    assert [label.get_text() for label in left.get_xticklabels()] == ["auto", "float32"]

@@ -293,7 +293,7 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
     recipe.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
     assert "is damaged, or its files are not of one run" in _refused(*asked)
     recipe.write_text(text.replace('"window_hu"', '"window"'))
-    assert "is damaged, or its files are not of one run ('window_hu')" in _refused(*asked)
+    assert "is damaged, or its files are not of one run (recipe.json lacks window_hu)" in _refused(*asked)
     recipe.write_text(text[:50])
     assert "is damaged" in _refused(*asked)
     recipe.write_text(text)
