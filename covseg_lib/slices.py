@@ -61,9 +61,7 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     _move_in(sound, staging, study)
     about = [sliced.about(study.path("sliced_case", case=case.name)) for case in sound]
     rows = [{"case": case.name, "patient": case.patient} | row for case, row in zip(sound, about, strict=True)]
-    table = pd.DataFrame(rows)
-    storage.write_csv(study.path("cases"), table)
-    return table, wrong
+    return storage.write_csv(study.path("cases"), pd.DataFrame(rows)), wrong
 
 
 def _size(case):
