@@ -38,7 +38,7 @@ def run(folder, only, parameters):
         made = runner.run(study, values, only)
     except (ValueError, OSError, runner.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
-    if made[-1].name.startswith("06"):
+    if any(notebook.name.startswith("06") for notebook in made):
         columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
         index = ["split", "model"]
         table_2_1, scores = (storage.read_csv(study.need(name), index).round(4) for name in ("table", "scores"))

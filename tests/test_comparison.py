@@ -1,12 +1,15 @@
 """What stands beside a score: baselines, intervals, surfaces, the leak, and the report's numbers."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import surface_distance
+from click.testing import CliRunner
 
 from covseg_lib import (
     baselines,
@@ -15,6 +18,7 @@ from covseg_lib import (
     prediction,
     recipes,
     reproduction,
+    runner,
     scores,
     slices,
     storage,
@@ -23,6 +27,7 @@ from covseg_lib import (
     uncertainty,
     views,
 )
+from covseg_lib.__main__ import main
 
 
 @pytest.fixture
@@ -227,6 +232,15 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
     assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [661, 25, "another question"]
     assert numbers.loc["dice_slice model, dice, test", "verdict"] == "another question"
     assert numbers.loc["dice model, total_s from its epochs", ["ours", "verdict"]].tolist() == [4333, "explained"]
+
+
+def test_the_command_prints_the_tables_though_07_comes_after_06(compared, monkeypatch):
+    storage.write_csv(compared.path("table"), reproduction.table_2_1(compared))
+    storage.write_csv(compared.path("scores"), scores.table(compared))
+    monkeypatch.setattr(runner, "run", lambda *_: [Path("06_predict_and_compare.ipynb"), Path("07_sweep.ipynb")])
+    said = CliRunner().invoke(main, ["run", "--study", str(compared.root)]).output
+    assert re.search(r"Table 2\.1.*\n.*report_test\n.*\n(.*\n)*.*patient dice .* 0\.8603", said)
+    assert "(empty mask)" in said
 
 
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
