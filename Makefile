@@ -1,5 +1,5 @@
 # Each target makes its environment by itself.
-# make demo   make test   make test-lowest   make browser   make notebooks   make words   make lint   make repository NAME=alice/covseg
+# make demo   make test   make test-all   make test-lowest   make browser   make notebooks   make words   make lint   make repository NAME=alice/covseg
 PYTHON ?= python3
 PYTHON_LOWEST ?= python3.10
 BIN = .venv/bin
@@ -9,6 +9,11 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/pytest
+
+# What takes long too: twenty kills, clusters, several devices, all walks through the notebooks, the lowest versions.
+test-all: .venv/installed lint
+	COVSEG_KILLS=20 $(BIN)/pytest -m "slow or not slow"
+	$(MAKE) test-lowest
 
 notebooks: .venv/installed
 	$(BIN)/python tests/refresh_notebooks.py
@@ -45,4 +50,4 @@ lint: .venv/installed
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test test-lowest browser repository notebooks words lint
+.PHONY: demo test test-all test-lowest browser repository notebooks words lint

@@ -38,7 +38,7 @@ def make_volume(shape, lesions, anatomy, disease):
     hu, chest = _body(x, y, z, anatomy)
     right, left = _lungs(x, y, z, chest, anatomy)
     lungs = right | left
-    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(120, 280)  # blood sinks to the back
+    haze = np.clip((y - 25) / 60, 0, 1) ** 3 * anatomy.uniform(140, 300)  # blood sinks to the back
     hu[lungs] = (LUNG_HU + haze + 25 * _texture(shape, 3, anatomy))[lungs]
     fissure = np.abs(y * 0.8 + z * 0.6 - anatomy.uniform(-5, 20)) < 1.2
     hu[lungs & fissure] += 110
@@ -110,47 +110,49 @@ def _draw_vessels(hu, x, y, z, lung, anatomy):
     """Draw arteries that fork from the lung's root outwards, each fork thinner than its stem."""
     side = np.sign((np.broadcast_to(x, lung.shape)[lung]).mean())
     stems = []
-    for _ in range(6):
+    for _ in range(9):
         direction = anatomy.normal(size=3) * (1, 1, 0.5) + (0, 0, side * 0.8)
         stems.append((np.array([-8.0, 8.0, side * 34]), direction / np.linalg.norm(direction), 5.0))
     while stems:
         start, direction, radius = stems.pop()
-        length = anatomy.uniform(14, 30)
-        for step in np.arange(0, length, 1.5):
-            _draw_ball(hu, x, y, z, start + step * direction, radius, lung)
+        end = start + anatomy.uniform(14, 30) * direction
+        _draw_tube(hu, x, y, z, start, end, radius, lung)
         if radius > 1.1:
             for _ in range(2):
                 turned = direction + 0.55 * anatomy.normal(size=3)
-                stems.append((start + length * direction, turned / np.linalg.norm(turned), radius * 0.74))
+                stems.append((end, turned / np.linalg.norm(turned), radius * 0.74))
 
 
-def _box(x, y, z, centre, reach):
-    """Return the part (slices, rows, columns) of a volume within `reach` mm of `centre` (z, y, x)."""
-    return tuple(
-        slice(*np.searchsorted(axis.ravel(), (at - reach, at + reach)))
-        for axis, at in zip((z, y, x), centre, strict=True)
-    )
+def _draw_tube(hu, x, y, z, start, end, radius, lung):
+    """Draw what lies within `radius` mm of the line from `start` to `end` (z, y, x), in the lung."""
+    half_slice = np.array([SLICE_MM / 2, 0, 0])  # a slice shows all that its thickness holds
+    box = _box(x, y, z, np.minimum(start, end) - radius - half_slice, np.maximum(start, end) + radius + half_slice)
+    places = (z[box[0]] - start[0], y[:, box[1]] - start[1], x[:, :, box[2]] - start[2])
+    way = end - start
+    along = np.clip(sum(place * part for place, part in zip(places, way, strict=True)) / (way @ way), 0, 1)
+    dz, dy, dx = (place - along * part for place, part in zip(places, way, strict=True))
+    dz = np.maximum(np.abs(dz) - SLICE_MM / 2, 0)
+    tube = (dx**2 + dy**2 + dz**2 < radius**2) & lung[box]
+    hu[box][tube] = BLOOD_HU - 250 * (radius < 1.5)  # thin vessels do not fill their slice
 
 
-def _draw_ball(hu, x, y, z, centre, radius, lung):
-    box = _box(x, y, z, centre, max(radius, SLICE_MM / 2))
-    dz = np.maximum(np.abs(z[box[0]] - centre[0]) - SLICE_MM / 2, 0)  # a slice sees all that its thickness holds
-    ball = (x[:, :, box[2]] - centre[2]) ** 2 + (y[:, box[1]] - centre[1]) ** 2 + dz**2 < radius**2
-    hu[box][ball & lung[box]] = BLOOD_HU - 250 * (radius < 1.5)  # the thin ones do not fill their slice
+def _box(x, y, z, low, high):
+    """Return the part (slices, rows, columns) of a volume from `low` to `high` (z, y, x) in mm."""
+    return tuple(slice(*np.searchsorted(axis.ravel(), ends)) for axis, *ends in zip((z, y, x), low, high, strict=True))
 
 
 def _draw_lesion(hu, mask, x, y, z, lungs, disease):
     """Draw a ragged lesion, mostly near the pleura and at the back: ground glass, half of them with a dense core."""
     places = np.argwhere(lungs & (y + np.abs(x) > 80 + 30 * disease.normal()))
     at = places[disease.integers(len(places))]
-    centre = z[at[0], 0, 0], y[0, at[1], 0], x[0, 0, at[2]]
-    radii = disease.choice([14, 22, 32, 44]) * disease.uniform(0.75, 1.3, size=3)
-    box = _box(x, y, z, centre, 1.5 * radii.max())
+    centre = np.array([z[at[0], 0, 0], y[0, at[1], 0], x[0, 0, at[2]]])
+    radii = disease.choice([20, 28, 38, 48]) * disease.uniform(0.75, 1.3, size=3)
+    box = _box(x, y, z, centre - 1.5 * radii.max(), centre + 1.5 * radii.max())
     part, axes = hu[box], (z[box[0]], y[:, box[1]], x[:, :, box[2]])
     distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
-    depth = 1 - distance + 0.35 * _texture(part.shape, 4, disease)  # above 0 inside, ragged at the rim
+    depth = 1 - distance + 0.25 * _texture(part.shape, 4, disease)  # above 0 inside, ragged at the rim
     lesion = (depth > 0) & (distance < 2) & lungs[box]
-    glass = disease.uniform(-640, -400) + 45 * _texture(part.shape, 2, disease)
+    glass = disease.uniform(-620, -380) + 45 * _texture(part.shape, 2, disease)
     part[lesion] = np.maximum(part, glass)[lesion]  # vessels show through ground glass
     if disease.random() < 0.5:
         core = lesion & (depth > disease.uniform(0.5, 0.8))

@@ -34,7 +34,9 @@ class Backup:
     def save(self, model, state):
         """Write the model's weights, its optimizer's and the state; OSError says what stands in the way."""
         buffer = io.BytesIO()
-        arrays = {"weights": model.get_weights(), "optimizer": _values(_adam(model)), "best": state.best}
+        scale = _values(_loss_scale(model))
+        arrays = {"weights": model.get_weights(), "optimizer": _values(_adam(model).variables)}
+        arrays |= {"scale": scale, "best": state.best}
         named = {f"{kind}_{n}": array for kind, values in arrays.items() for n, array in enumerate(values)}
         np.savez(buffer, history=json.dumps(state.history), **named)
         storage.overwrite(self.files[0], buffer.getbuffer())
@@ -80,6 +82,8 @@ def _put(arrays, model):
     model.set_weights(_list(arrays, "weights"))
     for variable, value in zip(_adam(model).variables, _list(arrays, "optimizer"), strict=True):
         variable.assign(value)
+    for variable, value in zip(_loss_scale(model), _list(arrays, "scale"), strict=False):  # other hardware has none
+        variable.assign(value)
     return State(_history(arrays), _list(arrays, "best"))
 
 
@@ -91,8 +95,14 @@ def _adam(model):
     return optimizer
 
 
-def _values(optimizer):
-    return [keras.ops.convert_to_numpy(variable) for variable in optimizer.variables]
+def _loss_scale(model):
+    """Return the variables that scale the loss for float16: the step counter and the scale; none in other formats."""
+    optimizer = model.optimizer
+    return [optimizer.step_counter, optimizer.dynamic_scale] if hasattr(optimizer, "inner_optimizer") else []
+
+
+def _values(variables):
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
 def _list(arrays, kind):

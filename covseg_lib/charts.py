@@ -135,10 +135,13 @@ def leak(table):
     ax.set_xscale("log")
     ax.set_xticks(ticks, [*map(str, ticks[:-1]), "another\npatient"])
     ax.minorticks_off()
+    if table.empty:
+        ax.text(0.5, 0.5, "no test slice has a lesion", transform=ax.transAxes, ha="center", va="center")
     nearest = min([*table["mm"], BEYOND_MM])
     ax.set(xlim=(nearest * 0.75, BEYOND_MM * 1.3), ylim=(-0.03, 1.03))
     ax.set(xlabel="mm to the nearest slice trained on", ylabel="Dice of a test slice")
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=0.6)
+    if not table.empty:
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=0.6)
     ax.set_title("Test slices with lesions, by every model (bars: medians)")
     return figure
 

@@ -14,7 +14,6 @@ from covseg_lib.study import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
 NO_GPU = "no GPU: minutes for the demo, a day for the report's sizes; choose one by Runtime, Change runtime type"
-NOT_ON_COLAB = {"jupyter", "nbval"}  # Colab is the notebook server itself, and a newer kernel forces a restart
 
 
 def on_colab():
@@ -142,7 +141,7 @@ def _nvidia(field):
 
 def _requirements(path):
     lines = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())
-    return [line for line in lines if line and _name(line) not in NOT_ON_COLAB]
+    return [line for line in lines if line]
 
 
 def _name(requirement):

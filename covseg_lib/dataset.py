@@ -13,6 +13,7 @@ FOLDERS = {  # names that owners give to folders: Zenodo and the report, Kaggle,
     "mask": ("Infection_Mask", "Mask_scans", "infection_mask", "rp_msk", "masks", "labels", "labelsTr"),
     "lungs": ("Lung_Mask", "lung_mask", "rp_lung_msk", "lungs"),
 }
+SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # a patient's name, then the scan's number
 KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # one volume of the Zenodo record, renamed there
 
 REPORT_CASES = (  # 418 + 93 + 66 + 42 + 42 = the report's 661 slices
@@ -103,12 +104,50 @@ def case_of(path):
 
 
 def patient_of(case):
-    """Return the patient of a case: a case name that ends in two numbers ends in the number of the scan.
+    """Return the patient of a case, as far as its name says it.
 
-    >>> patient_of("radiopaedia_10_85902_1"), patient_of("radiopaedia_10_85902_3"), patient_of("coronacases_001")
-    ('radiopaedia_10_85902', 'radiopaedia_10_85902', 'coronacases_001')
+    Only names of data sets that we know are read: the second number of radiopaedia_10_85902_1 and of phantom_01_2 is
+    the scan's. Any other case is a patient of its own, unless patients.csv says otherwise.
+
+    >>> patient_of("radiopaedia_10_85902_1"), patient_of("radiopaedia_10_85902_3"), patient_of("covid_19_001")
+    ('radiopaedia_10_85902', 'radiopaedia_10_85902', 'covid_19_001')
     """
-    return re.sub(r"(_\d+)_\d+$", r"\1", case)
+    known = SCANS_OF_PATIENTS.fullmatch(case)
+    return known.group(1) if known else case
+
+
+def patients_hint(cases):
+    """Return a sentence on cases whose names suggest one patient and that count as several; "" if there are none."""
+    alike = {}
+    for case in cases:
+        if case.patient == case.name and re.fullmatch(r".*\d.*[_-]\d+", case.name):
+            alike.setdefault(re.sub(r"[_-]\d+$", "", case.name), []).append(case.name)
+    several = [names for names in alike.values() if len(names) > 1]
+    if not several:
+        return ""
+    return (
+        f"{sum(map(len, several))} cases count as patients of their own although their names differ in the last number "
+        f"only, such as {several[0][0]} and {several[0][1]}. If some are scans of one patient, say so in a file "
+        "patients.csv beside the folders, with the columns case and patient"
+    )
+
+
+def find_image(study, case):
+    """Return the file of a sliced case's volume: where it was sliced, or in the data set's folder; None if it is gone.
+
+    A study that was copied to another machine may have been copied without its volumes.
+    """
+    cases = storage.read_csv(study.need("cases"), "case")
+    sliced_from = Path(cases.loc[case, "image"])
+    if sliced_from.exists():
+        return sliced_from
+    folder = _folders_there(study.dataset())["image"]
+    return _files_by_case(folder, {}).get(case) if folder else None
+
+
+def missing_volumes(study):
+    """Return the names of the sliced cases whose volumes are not found, as `find_image` looks for them."""
+    return [case for case in storage.read_csv(study.need("cases"))["case"] if not find_image(study, case)]
 
 
 def _wanted(wanted, there):
@@ -125,23 +164,33 @@ def _wanted(wanted, there):
 
 
 def _folders(folder):
-    """Return {"image", "mask", "lungs": folder}; lungs may be None."""
-    there = sorted(folder.iterdir()) if folder.is_dir() else []
-    there = {path.name: path for path in there if path.is_dir() and not path.name.startswith(".")}
+    """Return {"image", "mask", "lungs": folder}; lungs may be None, FileNotFoundError where one of the others is."""
+    found = _folders_there(folder)
+    for what in ("image", "mask"):
+        if not found[what]:
+            there = ", ".join(sorted(_subfolders(folder))) or "no folder"
+            raise FileNotFoundError(
+                f"no folder of {what}s in {folder}: expected one of {', '.join(FOLDERS[what])}, found {there}; put the "
+                "NIfTI files there (drive_layout.md shows where), set DATASET to another folder, or SOURCE to 'phantom'"
+            )
+    return found
+
+
+def _folders_there(folder):
+    """Return {"image", "mask", "lungs": folder}, None for what is not there."""
+    there = _subfolders(folder)
     found = {what: next((there[name] for name in names if name in there), None) for what, names in FOLDERS.items()}
     if not found["image"] and not found["mask"] and len(there) == 2:
         masks = [path for name, path in there.items() if re.search("mask|label|seg|lesion", name, re.I)]
         images = [path for path in there.values() if path not in masks]
         if len(masks) == 1:
             found |= {"image": images[0], "mask": masks[0]}
-    for what in ("image", "mask"):
-        if not found[what]:
-            raise FileNotFoundError(
-                f"no folder of {what}s in {folder}: expected one of {', '.join(FOLDERS[what])}, found "
-                f"{', '.join(there) or 'no folder'}; put the NIfTI files there (drive_layout.md shows where), set "
-                "DATASET to another folder, or SOURCE to 'phantom'"
-            )
     return found
+
+
+def _subfolders(folder):
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path for path in there if path.is_dir() and not path.name.startswith(".")}
 
 
 def _files_by_case(folder, left_over):
@@ -161,7 +210,7 @@ def _patients(folder):
     path = folder / "patients.csv"
     if not path.exists():
         return {}
-    table = storage.read_csv(path, gaps=False)
+    table = storage.read_csv(path)
     if not {"case", "patient"} <= set(table.columns):
         raise ValueError(f"{path} has the columns {', '.join(table.columns)}: expected case and patient")
     table = table[table["patient"] != ""]

@@ -16,10 +16,13 @@ def by_distance(study):
     found = scores.counted(study)
     found = found[~found["model"].isin(scores.BASELINES) & (found["tp"] + found["fn"] > 0)]
     listed = slices.table(study)[["case", "slice"]]
+    columns = ["split", "model", "fold", "case", "slice", "mm", "dice"]
+    if found.empty:  # no test slice has a lesion
+        return found.reindex(columns=columns)
     keys = found[["split", "fold"]].drop_duplicates().itertuples(index=False)
     apart = [listed.assign(split=s, fold=f, mm=mm_to_training(study, s, f)) for s, f in keys]
     found = found.assign(dice=scores.of_table(found, ["dice"])["dice"]).merge(pd.concat(apart))
-    return found[["split", "model", "fold", "case", "slice", "mm", "dice"]]
+    return found[columns]
 
 
 def mm_to_training(study, split=None, fold=0):

@@ -1,11 +1,13 @@
 """Which runs are compared, and as which models: the folds of a model, each a run, are scored together."""
 
-from covseg_lib import storage
+from dataclasses import asdict
+
+from covseg_lib import recipes
 
 
 def predicted_runs(study):
     """Return the names of the runs that notebook 06 has predicted, in the order of `Study.runs`."""
-    return [run for run in study.runs() if study.path("counts", run=run).exists()]
+    return [run for run in study.recipes() if study.path("counts", run=run).exists()]
 
 
 def compared(study):
@@ -15,42 +17,40 @@ def compared(study):
 
     Returns
     -------
-    dict, {run: its recipe, and under "model" what it is scored as}, in the order of `Study.runs`
+    dict, {run: its recipe, as a dict}, in the order of `Study.runs`
 
     Raises
     ------
     FileNotFoundError
         No run is predicted.
     ValueError
-        The models of a split have no fold in common, or folds of one model were trained by different recipes.
+        The models of a split have no fold in common, a fold of a model was trained twice, or folds of one model were
+        trained by different recipes.
     """
-    recipes = {run: storage.read_json(study.need("recipe", run=run)) for run in predicted_runs(study)}
-    if not recipes:
+    predicted = {run: fields for run, fields in study.recipes().items() if study.path("counts", run=run).exists()}
+    found = {run: asdict(recipes.of_fields(fields)) for run, fields in predicted.items()}
+    if not found:
         raise FileNotFoundError(f"no predictions in {study.path('predictions')}: run notebook 06 first")
-    recipes = {run: recipe | {"model": model_of(run, recipe)} for run, recipe in recipes.items()}
-    common = {split: _common_folds(recipes, split) for split in {recipe["split"] for recipe in recipes.values()}}
-    return {run: recipe for run, recipe in recipes.items() if recipe["fold"] in common[recipe["split"]]}
+    common = {split: _common_folds(found, split) for split in {recipe["split"] for recipe in found.values()}}
+    return {run: recipe for run, recipe in found.items() if recipe["fold"] in common[recipe["split"]]}
 
 
-def model_of(run, recipe):
-    """Return the name under which the folds of a model are scored together.
-
-    >>> model_of("dice_patient_fold2", {"fold": 2})
-    'dice_patient'
-    """
-    return run.removesuffix(f"_fold{recipe['fold']}")
-
-
-def _common_folds(recipes, split):
+def _common_folds(found, split):
     """Return the folds that all models of a split have."""
     folds, but_fold = {}, {}
-    for run, recipe in recipes.items():
+    for run, recipe in found.items():
         if recipe["split"] == split:
-            folds.setdefault(recipe["model"], set()).add(recipe["fold"])
+            of_model = folds.setdefault(recipe["model"], {})
+            other = of_model.setdefault(recipe["fold"], run)
+            if other != run:
+                raise ValueError(
+                    f"{other} and {run} are both fold {recipe['fold']} of the model {recipe['model']}: its test slices "
+                    "would count twice; remove one of the two folders from models/"
+                )
             alike = recipe | {"run": "", "fold": 0}
             if but_fold.setdefault(recipe["model"], alike) != alike:
                 raise ValueError(f"{run} was trained by another recipe than the other folds of it: train all alike")
-    common = set.intersection(*folds.values())
+    common = set.intersection(*map(set, folds.values()))
     if not common:
         said = "; ".join(f"{model} {sorted(its)}" for model, its in folds.items())
         raise ValueError(

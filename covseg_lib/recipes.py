@@ -22,7 +22,8 @@ class Recipe:
       0.81, 0.77 by BCE (the accuracy and the IoU model) and 0.75, 0.60, 0.50, 0.76, 0.74 by soft Dice.
     """
 
-    run: str
+    run: str  # the run's folder
+    model: str  # runs of one model differ in nothing but the fold, and are scored together
     objective: str
     split: str  # who is tested on: "slice" (the report's) or "patient", see `splits`
     fold: int  # of a patient split: the fold that is tested on
@@ -56,8 +57,9 @@ class Recipe:
 def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
     """Return the recipe of a run: the study's settings, with those arguments that are not None put over them.
 
-    `run` names the run's folder: by default as the objective, and as the split where that is not the study's; a fold
-    but the first is added, as in dice_fold1. Raises ValueError for an unknown objective and for a value that cannot be.
+    `run` names the model: by default as the objective, and as the split where that is not the study's. The run's
+    folder has that name, and the fold is added for all folds but the first: dice, dice_fold1. Raises ValueError for an
+    unknown objective and for a value that cannot be.
 
     Returns
     -------
@@ -68,9 +70,12 @@ def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
     settings = study.settings(**overrides)
     names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
     usual = settings["split"] == study.settings()["split"]
-    run = run or (objective if usual else f"{objective}_{settings['split']}")
+    model = str(run) or (objective if usual else f"{objective}_{settings['split']}")
+    ending = f"_fold{fold}" if fold else ""
+    model = model.removesuffix(ending)  # RUN = "dice_fold1" with FOLD = 1 is fold 1 of the model dice
     return Recipe(
-        run=f"{run}_fold{fold}" if fold else run,
+        run=model + ending,
+        model=model,
         objective=objective,
         fold=fold,
         epochs=settings["epochs"][objective] if epochs is None else epochs,
@@ -79,9 +84,21 @@ def make_recipe(study, objective, run="", epochs=None, fold=0, **overrides):
     )
 
 
+def of_fields(fields):
+    """Return the recipe that a recipe.json holds, as a dict; ValueError where it is none.
+
+    Version 0.1 did not store the model's name: it is that of the run, without its fold.
+    """
+    try:
+        ending = f"_fold{fields['fold']}" if fields["fold"] else ""
+        return Recipe(**{"model": fields["run"].removesuffix(ending)} | fields)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"recipe.json is no recipe ({error}): copy the run again, or train it anew") from error
+
+
 def differences(stored, recipe):
-    """Return in words how a recipe read from recipe.json differs from another but for epochs; "" if not at all."""
-    before, now = (_flat(fields | {"epochs": None}) for fields in (stored, asdict(recipe)))
+    """Return in words how a stored recipe differs from another one, epochs left out; "" if not at all."""
+    before, now = (_flat(asdict(one) | {"epochs": None}) for one in (stored, recipe))
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
@@ -93,7 +110,7 @@ def is_finished(recipe, study):
         return False
     done = len(storage.read_csv(files["history"])) if files["history"].exists() else 0
     finished = files["timing"].exists()
-    wrong = differences(storage.read_json(files["recipe"]), recipe)
+    wrong = differences(of_fields(storage.read_json(files["recipe"])), recipe)
     if not wrong and done > recipe.epochs:
         wrong = f"epochs {done}, now {recipe.epochs}"
     if not wrong and finished and done < recipe.epochs and not any(files["backup"].glob("*.npz")):

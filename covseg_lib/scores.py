@@ -126,23 +126,31 @@ def of_table(counted, names=tuple(SCORES)):
     return pd.DataFrame({name: of_counts(name, *columns) for name in names}, index=counted.index)
 
 
-def counted(study, side="test"):
-    """Return the counts of every compared run and baseline on the slices of one side, slice by slice.
+def counted(study, sides=("test",), recipes=None):
+    """Return the counts of every compared run and baseline, slice by slice.
+
+    Parameters
+    ----------
+    study : Study
+    sides : sequence of str
+        Of "train", "validation" and "test"; baselines have test slices only.
+    recipes : dict, optional
+        What `models.compared` returned, where it was asked before.
 
     Returns
     -------
     DataFrame, one row a model and slice, the report's split first: split, model, fold, side, case, patient, slice, and
     `COUNTS`
     """
-    runs = models.compared(study)
+    recipes = models.compared(study) if recipes is None else recipes
     named = [
         read_counts(study, run).assign(**{name: recipe[name] for name in ("split", "model", "fold")})
-        for run, recipe in runs.items()
+        for run, recipe in recipes.items()
     ]
     everything = pd.concat([*named, read_counts(study, BASELINES_FILE)])
-    asked = {(recipe["split"], recipe["fold"]) for recipe in runs.values()}
+    asked = {(recipe["split"], recipe["fold"]) for recipe in recipes.values()}
     kept = [key in asked for key in zip(everything["split"], everything["fold"], strict=True)]
-    everything = everything[np.array(kept) & (everything["side"] == side)]
+    everything = everything[np.array(kept) & everything["side"].isin(sides)]
     return everything.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # the report's first
 
 
@@ -188,7 +196,7 @@ def _of(name, true, pred):
 
 def read_counts(study, run):
     """Return predictions/<run>.csv: a row a slice, its `COUNTS`, case, patient, slice and side."""
-    return storage.read_csv(study.need("counts", run=run), gaps=False)
+    return storage.read_csv(study.need("counts", run=run))
 
 
 def _mean_dice(found, unit):

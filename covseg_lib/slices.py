@@ -1,6 +1,5 @@
 """All cases of a study: volumes -> sliced_data (notebook 01) -> processed_data (notebook 02)."""
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -42,6 +41,11 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
     ValueError
         What is wrong, of all cases at once; the study is as it was. See `volumes.read_pair` for what is looked at.
     """
+    with study.locked("slicing"):
+        return _slice_cases(cases, study, window_hu, step, pool, dict(left_over), strict)
+
+
+def _slice_cases(cases, study, window_hu, step, pool, left_over, strict):
     staging = storage.part_of(study.path("sliced_data"))
     storage.remove_parts(staging)
     jobs = [
@@ -51,15 +55,20 @@ def slice_cases(cases, study, window_hu=LUNG_WINDOW_HU, step=2, pool=None, left_
         and not sliced.is_current(staging / f"{case.name}.npz", case, window_hu, step)
     ]
     said = dict(zip((job[0].name for job in jobs), parallel.run(pool, sliced.make, jobs, "slicing"), strict=True))
-    wrong = dict(left_over) | {name: why for name, why in said.items() if why}
+    wrong = left_over | {name: why for name, why in said.items() if why}
     sound = [case for case in cases if case.name not in wrong]
     if not sound or (wrong and strict):
         shutil.rmtree(staging, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            study.root.rmdir()  # if it is empty, as it was not there before
         raise ValueError(_refusal(wrong, len(cases) + len(left_over)))
+    files = {case.name: staging / f"{case.name}.npz" for case in sound}
+    about = [sliced.about(file if file.exists() else study.path("sliced_case", case=n)) for n, file in files.items()]
+    if not any(row["lesion_slices"] for row in about):
+        shutil.rmtree(staging, ignore_errors=True)
+        raise ValueError(
+            f"none of the {len(sound)} masks holds a lesion, so there is nothing to learn or to test; the study is as "
+            "it was. Look at the masks in a viewer: were they exported empty, or from another label?"
+        )
     _move_in(sound, staging, study)
-    about = [sliced.about(study.path("sliced_case", case=case.name)) for case in sound]
     rows = [{"case": case.name, "patient": case.patient} | row for case, row in zip(sound, about, strict=True)]
     return storage.write_csv(study.path("cases"), pd.DataFrame(rows)), wrong
 
@@ -111,6 +120,11 @@ def build(study, size=256, folds=5, seed=0):
     DataFrame, one row a slice: case, patient, slice, lesion_pixels; slice_split, its side in the report's split; and
     patient_fold, the fold of its patient, -1 where there are too few patients for `splits.patient_folds`
     """
+    with study.locked("preprocessing"):
+        return _build(study, size, folds, seed)
+
+
+def _build(study, size, folds, seed):
     cases = _cases(study)
     _refuse_changed(cases, study.settings())
     wanted = {"size": size, "folds": folds, "seed": seed, "slices": int(cases["slices"].sum())}
@@ -121,7 +135,10 @@ def build(study, size=256, folds=5, seed=0):
             return table(study)
         study.path("preprocessing").unlink()
     arrays = stacks.resize_all(study, cases, size, wanted["pixels_sha256"])
-    listed = splits.add_to(_list(cases, arrays["masks"]), folds, seed)
+    listed = _list(cases, arrays["masks"])
+    if not listed["lesion_pixels"].any():
+        raise ValueError(f"no slice has a lesion any more at {size} x {size} pixels: choose a larger SIZE")
+    listed = splits.add_to(listed, folds, seed)
     mean, std = stacks.mean_and_std(arrays["grey"])
     stacks.standardise_all(study, arrays["grey"], mean, std)
     storage.write_csv(study.path("slices"), listed)
@@ -164,7 +181,7 @@ def table(study):
         raise ValueError(
             f"{study.path('cases')} holds other slices than {study.path('images').parent}: run notebook 02 again"
         )
-    return storage.read_csv(study.need("slices"), gaps=False)
+    return storage.read_csv(study.need("slices"))
 
 
 def _list(cases, masks):
@@ -177,7 +194,7 @@ def _list(cases, masks):
 
 def _cases(study):
     """Return cases.csv, which notebook 01 writes last."""
-    return storage.read_csv(study.need("cases"), gaps=False)
+    return storage.read_csv(study.need("cases"))
 
 
 def _pixels(cases):

@@ -32,16 +32,20 @@ def provide(study, settings):
         Of `study.plan`: source is "phantom", "zenodo", "medseg" or "folder".
     """
     source, folder = settings["source"], study.dataset(settings)
-    if source == "phantom":
-        return phantom.make_dataset(folder, settings["seed"])
-    return folder if source == "folder" else fetch(source, folder, study.path("downloads"))
+    if source == "folder":
+        return folder
+    with study.locked("preparing"):
+        if source == "phantom":
+            return phantom.make_dataset(folder, settings["seed"])
+        return fetch(source, folder, study.path("downloads"))
 
 
 def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=6):
     """Download a data set's zips into `cache` and unpack them below `folder`.
 
     What is unpacked or in the cache already is not fetched again. A refusal (429), a broken connection or a wrong hash
-    is tried again after 1, 2, 3 ... seconds.
+    is tried again after 1, 2, 3 ... seconds. The Zenodo record's files are pinned: their sha256 stand here. MedSeg's
+    are not: the DOI pins their version, and pooch compares what arrives with the md5 that figshare gives that day.
 
     Parameters
     ----------
@@ -81,22 +85,39 @@ def fetch(source, folder, cache, base_url=ZENODO, registry=ZENODO_SHA256, tries=
 def unpack(archive, folder):
     """Unpack a zip's NIfTI files into `folder`, without the folders inside the zip; all of them or none.
 
-    Raises ValueError for an entry that names a place outside, OSError where the disk has too little room.
+    Raises ValueError for an entry that names a place outside and for two files of one name, OSError where the disk has
+    too little room.
     """
     folder = Path(folder)
     parts = storage.part_of(folder)
     shutil.rmtree(parts, ignore_errors=True)
     with zipfile.ZipFile(archive) as packed:
-        entries = [entry for entry in packed.infolist() if entry.filename.endswith(nifti.ENDINGS)]
+        entries = [entry for entry in packed.infolist() if _is_scan(Path(entry.filename).name)]
         for entry in packed.infolist():
             if entry.filename.startswith(("/", "\\")) or ".." in Path(entry.filename.replace("\\", "/")).parts:
                 raise ValueError(f"{archive} holds {entry.filename!r}, which leads out of its folder: do not use it")
+        _refuse_same_names(archive, entries)
         need = sum(entry.file_size for entry in entries)
         storage.require_space(folder, need)
         parts.mkdir(parents=True)
         for entry in entries:
-            name = Path(entry.filename).name
-            if not name.startswith("._"):  # what macOS adds
-                with packed.open(entry) as source, open(parts / name, "wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
+            with packed.open(entry) as source, open(parts / Path(entry.filename).name, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
     os.replace(parts, folder)
+
+
+def _is_scan(name):
+    return name.endswith(nifti.ENDINGS) and not name.startswith("._")  # macOS adds files of such names
+
+
+def _refuse_same_names(archive, entries):
+    """Raise ValueError where files in different folders of a zip have one name: one would replace the other."""
+    seen = {}
+    for entry in entries:
+        name = Path(entry.filename).name.casefold()  # some disks take a for A
+        if name in seen:
+            raise ValueError(
+                f"{archive} holds two files of one name, {seen[name]} and {entry.filename}: unpack it by hand, images "
+                "and masks into folders of their own, and set DATASET to the folder above"
+            )
+        seen[name] = entry.filename

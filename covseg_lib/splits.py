@@ -3,6 +3,10 @@
 import numpy as np
 
 
+class TooFewPatientsError(ValueError):
+    """There are too few patients with lesions for a patient split."""
+
+
 def slice_split(n, seed=0):
     """Split shuffled slices as the report does: 10 % for testing, then 20 % of the rest for validation.
 
@@ -60,7 +64,7 @@ def patient_folds(patients, seed=0, has_lesion=None, folds=5):
 
     Raises
     ------
-    ValueError
+    TooFewPatientsError
         Fewer than three patients with lesions: train, validation and test each need one.
 
     Notes
@@ -75,7 +79,7 @@ def patient_folds(patients, seed=0, has_lesion=None, folds=5):
     ill = np.isin(patients, patients[lesions])
     count = min(folds, len(np.unique(patients[ill])))
     if count < 3:
-        raise ValueError(
+        raise TooFewPatientsError(
             f"a patient split needs three patients with lesions at least, found {len(np.unique(patients[ill]))}: add "
             'volumes of other patients, or use SPLIT = "slice" and read what it means'
         )
@@ -131,7 +135,7 @@ def add_to(table, folds=5, seed=0):
         raise ValueError(f"FOLDS is {folds}: expected 3 or more, for train, validation and test each need one")
     try:
         fold = patient_folds(table["patient"], seed, table["lesion_pixels"] > 0, folds)
-    except ValueError:
+    except TooFewPatientsError:
         fold = -1
     return table.assign(slice_split=slice_split(len(table), seed), patient_fold=fold)
 
@@ -153,6 +157,24 @@ def sides(table, split, fold=0):
         patient_folds(table["patient"], has_lesion=table["lesion_pixels"] > 0)  # says how many patients it found
     check(split, fold, folds)
     return sides_of_fold(table["patient_fold"], fold) if split == "patient" else table["slice_split"].to_numpy(str)
+
+
+def without_lesion(table):
+    """Return a sentence for each split and side that has no slice with a lesion: a list of str."""
+    found = []
+    for split, side in all_sides(table).items():
+        for name in ("train", "validation", "test"):
+            if not (table["lesion_pixels"][side == name] > 0).any():
+                consequence = {
+                    "train": "nothing can be learned from it",
+                    "validation": "no epoch can be chosen by it",
+                    "test": "its scores say nothing about lesions",
+                }[name]
+                found.append(
+                    f"no {name} slice of the {split} split has a lesion: {consequence}. Add cases with lesions, or set "
+                    "another SEED in this notebook"
+                )
+    return found
 
 
 def check(split, fold, folds):

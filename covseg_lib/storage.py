@@ -1,26 +1,35 @@
-"""Writing files so that a half-written one never looks whole."""
+"""Writing files so that a half-written file never looks complete, and two writers never share one."""
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
+import time
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
+from tqdm import tqdm
 
-NAMES = ("case", "patient", "lungs")  # columns of tables that hold no numbers, whatever they look like
+TEXT_COLUMNS = (  # columns of our tables that hold text, even where it looks like a number: 001, 1e5, NA
+    *("case", "patient", "image", "mask", "lungs", "pixels", "made_from"),
+    *("run", "model", "other", "split", "side", "slice_split", "objective", "state", "precision", "device"),
+)
+ABANDONED_S = 3600  # a temporary file that has not changed for so long was left by a program that was killed
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def atomic(path):
-    """Write a file beside its place, then put it there in one step.
+    """Write a temporary file, then rename it to `path` in one step.
 
-    Yields a temporary path in the folder of `path`, with the same ending. When the block ends well the file is
-    flushed to disk and renamed; when it fails the temporary file is removed and what stood at `path` stays.
+    Yields a temporary path in the folder of `path`, with the same ending and a name of its own, so that two programs
+    that write the same file do not meet: the last one to finish wins. When the block succeeds the file is flushed to
+    disk and renamed; when it fails the temporary file is removed and `path` stays as it was.
 
     Examples
     --------
@@ -32,9 +41,10 @@ def atomic(path):
     'whole'
     """
     path = Path(path)
-    temporary = part_of(path)
+    temporary = path.with_name(f".part-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         yield temporary
         put_in_place(temporary, path)
     except BaseException as error:
@@ -45,8 +55,41 @@ def atomic(path):
         raise
 
 
+@contextlib.contextmanager
+def locked(path, purpose):
+    """Hold the lock file `path` while the block runs; wait while another program holds it, and print why.
+
+    The lock ends with the program that holds it, also when that is killed. Where the file system has no locks, the
+    block runs without one.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file; it is created, and stays.
+    purpose : str
+        What the lock protects, for the line that is printed: "slicing study/".
+    """
+    import filelock  # on Colab it may be missing until `colab.install_missing` has run
+
+    lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        tqdm.write(f"waiting: another program is {purpose}; this one continues when that has finished")
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        raise _cannot_write(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def part_of(path):
-    """Return the temporary path beside `path` that holds it while it is written."""
+    """Return the path beside `path` that holds it while it is made, for a writer that holds a lock."""
     return Path(path).with_name(f".part-{Path(path).name}")
 
 
@@ -61,7 +104,7 @@ def put_in_place(temporary, path):
 
 def require_writable(path):
     """Raise OSError if `path` cannot be written, before anything is computed that would have to go there."""
-    probe = part_of(path)
+    probe = path.with_name(f".part-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -87,7 +130,7 @@ def overwrite(path, data):
 
 
 def remove_parts(folder):
-    """Remove what writers that were killed left in a folder."""
+    """Remove temporary files that killed programs left in a folder, for a writer that holds the folder's lock."""
     for part in Path(folder).glob(".part-*"):
         part.unlink(missing_ok=True)
 
@@ -122,6 +165,14 @@ def _require_size(path, size):
     found = os.path.getsize(path)
     if found != size:
         raise OSError(errno.EIO, f"{path} has {found} of {size} bytes: look whether Drive is full, and run this again")
+
+
+def _remove_abandoned(path):
+    """Remove temporary files of `path` that a killed program left behind."""
+    for part in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        with contextlib.suppress(OSError):  # another program may have just renamed it
+            if time.time() - part.stat().st_mtime > ABANDONED_S:
+                part.unlink()
 
 
 def _cannot_write(error, path):
@@ -159,15 +210,19 @@ def write_csv(path, table):
     return table
 
 
-def read_csv(path, index=None, gaps=True):
-    """Read a table as a DataFrame; ValueError where it is damaged.
+def read_csv(path, index=None):
+    """Read a table as a DataFrame; ValueError where the file is damaged.
 
-    Columns `NAMES` are text, as 001 is. Without `gaps` an empty cell is an empty text, and a patient NA is called so.
+    `TEXT_COLUMNS` are read as text: 001 stays 001, and a patient called NA is called NA. An empty cell is an empty
+    text there, and NaN elsewhere.
     """
     try:
-        return pd.read_csv(path, index_col=index, dtype=dict.fromkeys(NAMES, str), keep_default_na=gaps)
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise ValueError(f"{path} is no table ({error}): remove it, and make it again") from error
+    texts = [name for name in TEXT_COLUMNS if name in table]
+    table[texts] = table[texts].fillna("")
+    return table.set_index(index) if index else table
 
 
 def write_npy(path, array):

@@ -1,42 +1,43 @@
 """One study is one folder. This module knows every path in it and the settings it was made with."""
 
+import contextlib
 from pathlib import Path
 
 import pandas as pd
 
 from covseg_lib import storage
 
-LAYOUT = {  # name: (path below the study's folder, the notebook that makes it)
-    "settings": ("study.json", "01"),
-    "dataset": ("dataset", "01"),
-    "images": ("processed_data/images.npy", "02"),
-    "masks": ("processed_data/masks.npy", "02"),
-    "lungs": ("processed_data/lungs.npy", "02 where every case has a lung mask"),
-    "slices": ("processed_data/slices.csv", "02"),
-    "preprocessing": ("processed_data/preprocessing.json", "02"),
-    "sliced_data": ("sliced_data", "01"),
-    "downloads": ("downloads", "01"),
-    "cases": ("sliced_data/cases.csv", "01"),
-    "sliced_case": ("sliced_data/{case}.npz", "01"),
-    "models": ("models", "03, 04 or 05"),
-    "recipe": ("models/{run}/recipe.json", "03, 04 or 05"),
-    "history": ("models/{run}/history.csv", "03, 04 or 05"),
-    "timing": ("models/{run}/timing.json", "03, 04 or 05"),
-    "weights": ("models/{run}/best.weights.h5", "03, 04 or 05"),
-    "backup": ("models/{run}/backup", "03, 04 or 05"),
-    "tensorboard": ("models/{run}/tensorboard", "03, 04 or 05 with TENSORBOARD"),
-    "predictions": ("predictions", "06"),
-    "prediction": ("predictions/{run}.npy", "06"),
-    "counts": ("predictions/{run}.csv", "06"),
-    "nifti": ("predictions/nifti/{run}/{case}.nii.gz", "06"),
-    "scores": ("scores/scores.csv", "06"),
-    "table": ("scores/table_2_1.csv", "06"),
-    "differences": ("scores/differences.csv", "06"),
-    "cases_scores": ("scores/cases.csv", "06"),
-    "report_numbers": ("scores/report_numbers.csv", "06"),
-    "runs": ("scores/runs.csv", "07"),
-    "figures": ("figures", "00 to 07"),
-    "figure": ("figures/{name}.png", "00 to 07"),
+LAYOUT = {  # name: (path below the study's folder, what makes it)
+    "settings": ("study.json", "notebook 01"),
+    "dataset": ("dataset", "notebook 01"),
+    "images": ("processed_data/images.npy", "notebook 02"),
+    "masks": ("processed_data/masks.npy", "notebook 02"),
+    "lungs": ("processed_data/lungs.npy", "notebook 02, where every case has a lung mask"),
+    "slices": ("processed_data/slices.csv", "notebook 02"),
+    "preprocessing": ("processed_data/preprocessing.json", "notebook 02"),
+    "sliced_data": ("sliced_data", "notebook 01"),
+    "downloads": ("downloads", "notebook 01"),
+    "cases": ("sliced_data/cases.csv", "notebook 01"),
+    "sliced_case": ("sliced_data/{case}.npz", "notebook 01"),
+    "models": ("models", "notebook 03, 04 or 05"),
+    "recipe": ("models/{run}/recipe.json", "notebook 03, 04 or 05"),
+    "history": ("models/{run}/history.csv", "notebook 03, 04 or 05"),
+    "timing": ("models/{run}/timing.json", "notebook 03, 04 or 05"),
+    "weights": ("models/{run}/best.weights.h5", "notebook 03, 04 or 05"),
+    "backup": ("models/{run}/backup", "notebook 03, 04 or 05"),
+    "tensorboard": ("models/{run}/tensorboard", "notebook 03, 04 or 05 with TENSORBOARD"),
+    "predictions": ("predictions", "notebook 06"),
+    "prediction": ("predictions/{run}.npy", "notebook 06"),
+    "counts": ("predictions/{run}.csv", "notebook 06"),
+    "nifti": ("predictions/nifti/{run}/{case}.nii.gz", "notebook 06"),
+    "scores": ("scores/scores.csv", "notebook 06"),
+    "table": ("scores/table_2_1.csv", "notebook 06"),
+    "differences": ("scores/differences.csv", "notebook 06"),
+    "cases_scores": ("scores/cases.csv", "notebook 06"),
+    "report_numbers": ("scores/report_numbers.csv", "notebook 06"),
+    "runs": ("scores/runs.csv", "notebook 07"),
+    "figures": ("figures", "notebooks 00 to 07"),
+    "figure": ("figures/{name}.png", "notebooks 00 to 07"),
     "notebooks": ("notebooks", "the command `covseg run`"),
     "executed": ("notebooks/{run}.ipynb", "the command `covseg sweep`"),
     "sweep_log": ("notebooks/sweep.log", "the command `covseg sweep`"),
@@ -73,9 +74,12 @@ DEMO = REPORT | {  # phantoms and a small network: the whole study in a few minu
     "cases": "all",
     "size": 64,
     "split": "patient",
-    "base_filters": 16,
-    "epochs": {"accuracy": 18, "iou": 18, "dice": 18},
-    "learning_rate": 1e-3,  # a small network bears more; at 2e-3 seed 1 collapses under soft Dice
+    "base_filters": 8,
+    "depth": 3,
+    "epochs": {"accuracy": 12, "iou": 12, "dice": 12},
+    "batch_size": 4,  # more steps in an epoch
+    "learning_rate": 4e-3,  # a small network bears more
+    "precision": "float32",  # the same on every machine
 }
 PROFILES = {"demo": DEMO, "report": REPORT}
 
@@ -105,11 +109,24 @@ class Study:
         return self.root / LAYOUT[name][0].format(**parts)
 
     def need(self, name, /, **parts):
-        """Return the same path, or raise FileNotFoundError naming the notebook that makes it."""
+        """Return the same path, or raise FileNotFoundError naming the notebook or command that makes it."""
         path = self.path(name, **parts)
         if not path.exists():
-            raise FileNotFoundError(f"no {path.name} in {path.parent}: run notebook {LAYOUT[name][1]} first")
+            raise FileNotFoundError(f"no {path.name} in {path.parent}: run {LAYOUT[name][1]} first")
         return path
+
+    @contextlib.contextmanager
+    def locked(self, purpose):
+        """Let one program at a time make the study's slices; a study that stays empty is removed again."""
+        lock = self.root / ".study.lock"
+        try:
+            with storage.locked(lock, f"{purpose} the study {self.root}"):
+                yield
+        finally:
+            if self.root.is_dir() and list(self.root.iterdir()) == [lock]:
+                lock.unlink()
+                with contextlib.suppress(OSError):  # a disk of its own stays
+                    self.root.rmdir()
 
     def dataset(self, settings=None):
         """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's own dataset/.
@@ -150,31 +167,35 @@ class Study:
 
         In the report's order (accuracy, IoU, Dice), then by name. Raises FileNotFoundError where there is none.
         """
-        fitting = self._fitting()
+        fitting = list(self.recipes())
         if not fitting:
             raise FileNotFoundError(
-                f"no finished run of these slices in {self.path('models')}: run notebook {LAYOUT['models'][1]} first"
+                f"no finished run of these slices in {self.path('models')}: run {LAYOUT['models'][1]} first"
             )
         return fitting
 
-    def stale_runs(self):
-        """Return the names of the finished runs that were trained on another processed_data."""
-        return sorted(set(self._finished()) - set(self._fitting()))
-
-    def _fitting(self):
+    def recipes(self):
+        """Return {run: its recipe.json as a dict} of the runs that `runs` names, in the same order."""
         made_with = storage.read_json(self.need("preprocessing"))
         recipes = {name: storage.read_json(self.need("recipe", run=name)) for name in self._finished()}
         fitting = [name for name, recipe in recipes.items() if recipe["preprocessing"] == made_with]
-        return sorted(fitting, key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
+        fitting.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
+        return {name: recipes[name] for name in fitting}
+
+    def stale_runs(self):
+        """Return the names of the finished runs that were trained on another processed_data."""
+        return sorted(set(self._finished()) - set(self.recipes()))
 
     def _finished(self):
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]
 
 
 def plan(profile, **overrides):
-    """Return the settings that `Study.create` would write."""
+    """Return the settings that `Study.create` would write; a relative `dataset` is one of the working folder."""
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    if overrides.get("dataset"):
+        overrides["dataset"] = str(Path(overrides["dataset"]).expanduser().resolve())
     return _merge(PROFILES[profile], overrides)
 
 

@@ -81,6 +81,8 @@ def execute(job):
 def _state(study, job):
     if recipes.is_finished(job.recipe, study):
         return "finished"
+    if not _lock_file(job).exists():  # a look must not create it
+        return "to do"
     with _only_one(job) as alone:
         return "to do" if alone else UNDER_WAY
 
@@ -91,7 +93,7 @@ def _only_one(job):
 
     Where the file system knows no locks, nobody is kept off.
     """
-    lock = filelock.FileLock(job.out.with_name(f".{job.out.stem}.lock"))
+    lock = filelock.FileLock(_lock_file(job))
     job.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
@@ -104,6 +106,10 @@ def _only_one(job):
         yield True
     finally:
         lock.release()
+
+
+def _lock_file(job):
+    return job.out.with_name(f".{job.out.stem}.lock")
 
 
 def _follow(futures, bar, file):

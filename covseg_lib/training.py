@@ -61,17 +61,20 @@ def train(recipe, study, report=None, watchers=(), resume=True, backup_every=1):
         The study cannot be written to any more. The backup is as it was after the epoch that it was made.
     """
     say = report or (lambda line: None)
-    if not resume:
-        shutil.rmtree(study.path("recipe", run=recipe.run).parent, ignore_errors=True)
-    if recipes.is_finished(recipe, study):
-        say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
-    else:
-        _train_on(recipe, study, say, watchers, backup_every)
-    return load_run(study, recipe.run)
+    lock = study.path("models") / f".{recipe.run}.lock"
+    with storage.locked(lock, f"training the run {recipe.run} of {study.root}"):
+        if not resume:
+            shutil.rmtree(study.path("recipe", run=recipe.run).parent, ignore_errors=True)
+        if recipes.is_finished(recipe, study):
+            say(f"run {recipe.run} has its {recipe.epochs} epochs: loaded, not trained again")
+        else:
+            _train_on(recipe, study, say, watchers, backup_every)
+        return load_run(study, recipe.run)
 
 
 def _train_on(recipe, study, say, watchers, backup_every):
     """Train a run from its backup on, or from its seed, to its last epoch."""
+    rows = _rows(recipe, study, say)
     keras.utils.set_random_seed(recipe.seed)
     with hardware.all_devices() as shares:
         model, backup = compiling.compile_model(recipe), Backup(study.path("backup", run=recipe.run))
@@ -79,7 +82,7 @@ def _train_on(recipe, study, say, watchers, backup_every):
         if state.history:
             say(f"going on with run {recipe.run} after epoch {len(state.history)} of {recipe.epochs}")
         keeper = keeping.Keeper(recipe, study, backup, backup_every)
-        for row in _epochs(model, recipe, study, shares, len(state.history)):
+        for row in _epochs(model, recipe, study, rows, shares, len(state.history)):
             watching.refuse_nan(row, recipe)
             keeper.keep(model, state, row)
             for text in watching.lines(state.history, recipe):
@@ -89,11 +92,24 @@ def _train_on(recipe, study, say, watchers, backup_every):
         keeper.finish(state)
 
 
-def _epochs(model, recipe, study, shares, done):
+def _rows(recipe, study, say):
+    """Return the rows of the training and of the validation slices; refuse those from which nothing can be learned."""
+    rows = [slices.rows_of(study, name, split=recipe.split, fold=recipe.fold) for name in ("train", "validation")]
+    train, validation = (slices.table(study)["lesion_pixels"].to_numpy()[part].any() for part in rows)
+    if not train:
+        raise ValueError(
+            f"no training slice of the {recipe.split} split, fold {recipe.fold}, has a lesion: nothing can be learned. "
+            "Choose another SPLIT or FOLD, or another SEED in notebook 02"
+        )
+    if not validation:
+        say("WARNING: no validation slice has a lesion, so the best epoch is chosen without any: see notebook 02")
+    return rows
+
+
+def _epochs(model, recipe, study, rows, shares, done):
     """Train a model epoch after epoch, after those `done`; yield each one's row of the history."""
     images, masks = slices.arrays(study)
-    side = {"split": recipe.split, "fold": recipe.fold}
-    train_rows, validation_rows = (slices.rows_of(study, name, **side) for name in ("train", "validation"))
+    train_rows, validation_rows = rows
 
     def batches(rows, epoch):
         return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)
@@ -128,7 +144,7 @@ def read_run(folder):
             "study/models/dice; run notebook 03, 04 or 05 first, or again if it was cut off"
         )
     try:
-        recipe = Recipe(**storage.read_json(files["recipe"]))
+        recipe = recipes.of_fields(storage.read_json(files["recipe"]))
         lacks = sorted({"window_hu", "step", "size", "mean", "std"} - recipe.preprocessing.keys())
         if lacks:
             raise ValueError(f"recipe.json lacks {', '.join(lacks)}")

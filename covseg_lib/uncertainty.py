@@ -6,13 +6,14 @@ interval.
 """
 
 import itertools
+import math
 
 import pandas as pd
 from scipy import stats
 
 from covseg_lib import scores
 
-ENOUGH_PATIENTS = 6  # were two models alike, all differences of n patients have one sign in 2 of 2**n cases: 3 % for 6
+CONFIDENCE = 0.95
 
 
 def intervals(counted, score="dice", seed=0):
@@ -40,26 +41,42 @@ def intervals(counted, score="dice", seed=0):
 def differences(counted, score="dice", seed=0):
     """Compare every two models of a split on the same patients, drawn together.
 
+    Of many comparisons some look like a difference by chance alone. So their number is corrected for, as Bonferroni
+    does: of n pairs each interval is one of 1 - 0.05 / n, and all together are right in 95 % of cases.
+
     Parameters as for `intervals`; baselines are left out.
 
     Returns
     -------
     DataFrame, a row a pair, none where there is one model: split, score, model, other, difference (model less other),
     low, high, patients, and verdict: "better" or "worse" only where the interval lies on one side of 0 and there are
-    `ENOUGH_PATIENTS`
+    `enough_patients`
     """
     rows = []
     models = counted[~counted["model"].isin(scores.BASELINES)]
     for split, of_split in models.groupby("split", sort=False):
         patients = {model: _by_patient(table) for model, table in of_split.groupby("model", sort=False)}
-        for (model, ours), (other, theirs) in itertools.combinations(patients.items(), 2):
+        pairs = list(itertools.combinations(patients.items(), 2))
+        for (model, ours), (other, theirs) in pairs:
             both = pd.concat([ours, theirs], axis=1).T.to_numpy()
-            low, high = _interval(both, score, seed)
+            low, high = _interval(both, score, seed, 1 - (1 - CONFIDENCE) / len(pairs))
             row = {"split": split, "score": score, "model": model, "other": other}
             row |= {"difference": float(_score(*both, score=score, axis=-1)), "low": low, "high": high}
-            rows.append(row | {"patients": len(ours), "verdict": _verdict(low, high, len(ours))})
+            rows.append(row | {"patients": len(ours), "verdict": _verdict(low, high, len(ours), len(pairs))})
     columns = ["split", "score", "model", "other", "difference", "low", "high", "patients", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def enough_patients(pairs):
+    """Return how many patients can show a difference in one of so many comparisons.
+
+    Were two models alike, all n differences would have one sign in 2 of 2**n cases: that must be rarer than 5 %,
+    shared among the comparisons.
+
+    >>> [enough_patients(pairs) for pairs in (1, 3)]
+    [6, 7]
+    """
+    return math.ceil(math.log2(2 * pairs / (1 - CONFIDENCE)))
 
 
 def _by_patient(of_model):
@@ -74,20 +91,21 @@ def _score(*columns, score, axis=-1):
     return value - scores.of_counts(score, *sums[4:]) if sums[4:] else value
 
 
-def _interval(columns, score, seed):
-    """Return the 95 % percentile interval of counts (4 or 8, patients), (NaN, NaN) of a single patient."""
+def _interval(columns, score, seed, confidence=CONFIDENCE):
+    """Return the percentile interval of counts (4 or 8, patients), (NaN, NaN) of a single patient."""
     if columns.shape[1] < 2:
         return float("nan"), float("nan")
 
     def statistic(*drawn, axis=-1):
         return _score(*drawn, score=score, axis=axis)
 
-    options = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": 9999, "random_state": seed}
+    options = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": 9999}
+    options |= {"confidence_level": confidence, "random_state": seed}
     found = stats.bootstrap(tuple(columns), statistic, **options).confidence_interval
     return float(found.low), float(found.high)
 
 
-def _verdict(low, high, patients):
-    if patients < ENOUGH_PATIENTS:
+def _verdict(low, high, patients, pairs):
+    if patients < enough_patients(pairs):
         return f"cannot be said of {patients} patient{'s' if patients > 1 else ''}"
     return "better" if low > 0 else "worse" if high < 0 else "no difference shown"

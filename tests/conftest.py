@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # two workers share two cores, and tiny networks need no more
 
 import nibabel as nib
 import numpy as np
@@ -30,36 +31,67 @@ def answers(notebook):
     return re.findall(r"```python\n(.*?)```", notebook.cells[-1].source, re.DOTALL)
 
 
-@pytest.fixture
-def tiny_dataset(tmp_path):
-    """Five volumes of 20 x 16 x 5 in HU, of five patients; lesions are bright blocks in slices 1 to 3."""
-    folder = tmp_path / "dataset"
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A folder with what many tests begin with, made once; tests get copies of its parts."""
+    folder = tmp_path_factory.mktemp("made_once")
     for number in range(1, 6):
         image = np.random.default_rng(number).integers(-1000, -700, (20, 16, 5)).astype(np.int16)
         mask = np.zeros((20, 16, 5), np.uint8)
         mask[4:12, 4 + number : 12, 1:4] = 1
         image[mask > 0] += 600
-        write_volume(folder / "CT_scans" / f"scan_{number}.nii.gz", image)
-        write_volume(folder / "Infection_Mask" / f"scan_{number}.nii.gz", mask)
+        write_volume(folder / "dataset" / "CT_scans" / f"scan_{number}.nii.gz", image)
+        write_volume(folder / "dataset" / "Infection_Mask" / f"scan_{number}.nii.gz", mask)
+    study = Study(folder / "study")
+    options = {"source": "folder", "dataset": str(folder / "dataset"), "step": 1, "size": 16}
+    options |= {"epochs": {"accuracy": 2, "iou": 2, "dice": 2}, "base_filters": 2, "batch_size": 8}
+    study.create("demo", **options)
+    slices.slice_cases(dataset.find_cases(folder / "dataset"), study, step=1)
+    slices.build(study, 16)
     return folder
 
 
 @pytest.fixture
-def tiny_study(tiny_dataset, tmp_path):
+def tiny_dataset(made_once, tmp_path):
+    """Five volumes of 20 x 16 x 5 in HU, of five patients; lesions are bright blocks in slices 1 to 3."""
+    return Path(shutil.copytree(made_once / "dataset", tmp_path / "dataset"))
+
+
+@pytest.fixture
+def tiny_study(made_once, tiny_dataset, tmp_path):
     """A study of the tiny data set up to processed_data: 25 slices of 16 x 16, split by patient."""
-    study = Study(tmp_path / "study")
-    epochs = {"accuracy": 2, "iou": 2, "dice": 2}
-    study.create("demo", source="folder", dataset=str(tiny_dataset), step=1, size=16, epochs=epochs, base_filters=2)
-    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-    slices.build(study, 16)
+    study = Study(shutil.copytree(made_once / "study", tmp_path / "study"))
+    for path in (study.path("settings"), study.path("cases")):  # they name the data set's folder
+        path.write_text(path.read_text().replace(str(made_once), str(tmp_path)))
     return study
+
+
+def recipe_of(study, objective="dice", **changes):
+    """Return the recipe of a run that trains in seconds."""
+    from covseg_lib import recipes
+
+    recipe = replace(recipes.make_recipe(study, objective, learning_rate=1e-2), depth=2)
+    return replace(recipe, **changes)
 
 
 @pytest.fixture
 def tiny_recipe(tiny_study):
-    from covseg_lib import recipes
+    return recipe_of(tiny_study)
 
-    return replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2)
+
+@pytest.fixture(scope="session")
+def trained_once(made_once, tmp_path_factory):
+    """The tiny study with a trained run, dice; tests that need one take a copy, `trained_study`."""
+    from covseg_lib import training
+
+    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("trained") / "study"))
+    training.train(recipe_of(study), study)
+    return study
+
+
+@pytest.fixture
+def trained_study(trained_once, tmp_path):
+    return Study(shutil.copytree(trained_once.root, tmp_path / "study"))
 
 
 @pytest.fixture
@@ -78,6 +110,11 @@ def disk():
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
     return mounted
+
+
+def pytest_collection_modifyitems(items):
+    """The notebooks take longest: with two workers one begins with them."""
+    items.sort(key=lambda item: item.path.name != "test_suite.py")
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,19 @@ def _walk(runtime):
     return printed, {path.relative_to(study).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
+def test_01_runs_on_colab_and_again_after_the_runtime_was_lost(runtime, project):
+    runtime.put_project(project, runtime.on_drive / "covseg")
+    study = runtime.content / "drive" / "MyDrive" / "covseg" / "study"
+    fields = {"PROFILE": "demo", "CASES": ["phantom_02", "phantom_03"]}
+    assert f"study: {study}\n" in runtime.run_all("01", **fields)
+    written = {path: path.stat().st_mtime_ns for path in study.glob("sliced_data/*.npz")}
+    assert len(written) == 2
+    runtime.lose()
+    assert "mounting" in runtime.run_all("01", **fields)
+    assert {path: path.stat().st_mtime_ns for path in study.glob("sliced_data/*.npz")} == written
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("opened_from", ["GitHub", "Drive"])
 def test_a_lost_runtime_costs_nothing_that_was_finished(runtime, project, tmp_path, opened_from):
     if opened_from == "GitHub":
@@ -189,6 +202,10 @@ def test_jupyter_never_reaches_colab(project):
     wanted = colab._requirements(project / "requirements.txt")
     assert any(line.startswith("tensorflow>=") for line in wanted)
     assert not any(line.startswith(("jupyter", "nbval")) for line in wanted)
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    extras = tomllib.loads((project / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith("nbval") for line in extras["notebooks"])
+    assert "covseg[notebooks]" in extras["dev"]  # what make installs
 
 
 def test_elsewhere_nothing_is_installed(monkeypatch, tmp_path):

@@ -1,6 +1,8 @@
 """What stands beside a score: baselines, intervals, surfaces, the leak, and the report's numbers."""
 
 import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 
 from covseg_lib import (
     baselines,
+    charts,
     leak,
     models,
     prediction,
@@ -28,16 +31,33 @@ from covseg_lib import (
     views,
 )
 from covseg_lib.__main__ import main
+from covseg_lib.study import Study
+
+
+@pytest.fixture(scope="module")
+def compared_once(made_once, tmp_path_factory):
+    """The tiny study with a Dice model of two folds and one of the slice split, predicted beside the baselines."""
+    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("compared") / "study"))
+    for split, fold in (("patient", 0), ("patient", 1), ("slice", 0)):
+        made = recipes.make_recipe(study, "dice", fold=fold, split=split, learning_rate=1e-2)
+        prediction.predict_study(training.train(replace(made, depth=2, epochs=1), study), study)
+    baselines.predict_study(study)
+    return study
 
 
 @pytest.fixture
-def compared(tiny_study, tiny_recipe):
-    """The tiny study with a Dice model of two folds and one of the slice split, predicted beside the baselines."""
-    for split, fold in (("patient", 0), ("patient", 1), ("slice", 0)):
-        made = recipes.make_recipe(tiny_study, "dice", fold=fold, split=split, learning_rate=1e-2)
-        prediction.predict_study(training.train(replace(made, depth=2, epochs=1), tiny_study), tiny_study)
-    baselines.predict_study(tiny_study)
-    return tiny_study
+def compared(compared_once, tmp_path):
+    return Study(shutil.copytree(compared_once.root, tmp_path / "compared"))
+
+
+def _run_like(study, run, **changes):
+    """Give a study another run: a copy of its first one, with its predictions, under a changed recipe."""
+    for name in ("counts", "prediction"):
+        shutil.copy(study.path(name, run="dice"), study.path(name, run=run))
+    folder = study.path("recipe", run=run).parent
+    shutil.copytree(study.path("recipe", run="dice").parent, folder)
+    recipe = storage.read_json(folder / "recipe.json") | {"run": run, "model": run} | changes
+    storage.write_json(folder / "recipe.json", recipe)
 
 
 def test_the_best_band_finds_what_a_band_can_find():
@@ -68,24 +88,21 @@ def test_folds_are_scored_together_and_splits_apart(compared):
     assert table.loc[("patient", "(empty mask)"), "dice_by_slice"] == 4 / 10  # two of five slices have no lesion
 
 
-def test_folds_that_not_all_models_have_are_left_out(compared, tiny_recipe):
-    other = replace(tiny_recipe, run="iou", objective="iou", epochs=1)
-    prediction.predict_study(training.train(other, compared), compared)
+def test_folds_that_not_all_models_have_are_left_out(compared):
+    _run_like(compared, "iou", objective="iou")
     assert scores.table(compared).loc["patient", "slices"].tolist() == [5] * 5
 
 
-def test_models_without_a_common_fold_cannot_be_compared(compared, tiny_recipe):
-    other = replace(tiny_recipe, run="iou_fold2", objective="iou", epochs=1, fold=2)
-    prediction.predict_study(training.train(other, compared), compared)
+def test_models_without_a_common_fold_cannot_be_compared(compared):
+    _run_like(compared, "iou_fold2", model="iou", objective="iou", fold=2)
     with pytest.raises(
         ValueError, match=r"no fold that all models were tested on \(folds of iou \[2\]; dice \[0, 1\]\)"
     ):
         scores.table(compared)
 
 
-def test_folds_of_two_recipes_are_not_one_model(compared, tiny_recipe):
-    other = replace(tiny_recipe, run="dice_fold2", epochs=2, fold=2)
-    prediction.predict_study(training.train(other, compared), compared)
+def test_folds_of_two_recipes_are_not_one_model(compared):
+    _run_like(compared, "dice_fold2", model="dice", epochs=2, fold=2)
     with pytest.raises(ValueError, match="dice_fold2 was trained by another recipe than the other folds of it"):
         scores.table(compared)
 
@@ -97,10 +114,9 @@ def test_pictures_are_of_the_studys_split_or_of_the_other(compared):
     assert views.to_show(compared, {"dice_fold1": runs["dice_fold1"]}) == ["dice_fold1"]
 
 
-def test_a_table_without_predictions_names_notebook_06(tiny_study, tiny_recipe):
-    training.train(tiny_recipe, tiny_study)
+def test_a_table_without_predictions_names_notebook_06(trained_study):
     with pytest.raises(FileNotFoundError, match="run notebook 06 first"):
-        scores.table(tiny_study)
+        scores.table(trained_study)
 
 
 def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
@@ -130,6 +146,20 @@ def test_intervals_worked_by_hand():
     apart = uncertainty.differences(_counted(rows)).iloc[0]
     assert apart[["model", "other", "difference", "low", "high"]].tolist() == ["good", "half", 0.5, 0, 1]
     assert apart["verdict"] == "cannot be said of 2 patients"
+
+
+def test_many_comparisons_widen_the_interval_of_each():
+    """Of two models one pair, of four models six pairs; the first two models are the same."""
+    rng = np.random.default_rng(1)
+    hits = rng.integers(20, 60, (4, 10))
+    rows = [(f"m{model}", str(patient), hits[model, patient], 10, 10) for model in range(4) for patient in range(10)]
+    two, four = (uncertainty.differences(_counted(rows[:n])).iloc[0] for n in (20, 40))
+    assert (two[["model", "other"]] == four[["model", "other"]]).all()
+    assert four["low"] < two["low"] < two["high"] < four["high"]
+    assert uncertainty.differences(_counted(rows)).shape[0] == 6
+    assert uncertainty.differences(_counted([row for row in rows if row[1] in "012345"]))["verdict"][0].startswith(
+        "cannot"
+    )
 
 
 def test_better_is_said_only_where_the_interval_says_so():
@@ -244,11 +274,15 @@ def test_the_command_prints_the_tables_though_07_comes_after_06(compared, monkey
 
 
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
-    monkeypatch.setattr(reproduction, "is_the_reports", lambda study: True)
+    monkeypatch.setattr(reproduction, "is_the_reports", lambda listed: True)
     numbers = reproduction.numbers(compared).set_index("what")
     assert numbers.loc["slices, train (split by slices)", "verdict"] == "explained"
-    sure = pd.DataFrame({"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0]}, index=["m", "(empty mask)"])
-    assert reproduction._test_verdict("dice", 0.86, "m", {"dice": sure})[0] == "reproduced"
+    of_model = {"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0], "patients": [5, 5]}
+    sure = pd.DataFrame(of_model, index=["m", "(empty mask)"])
+    said = "5 patients, 0.70 to 0.90; the empty mask has 0.000"
+    assert reproduction._test_verdict("dice", 0.86, "m", {"dice": sure}) == ("compatible", said)
+    narrow = sure.assign(low=[0.84, 0], high=[0.88, 0])
+    assert reproduction._test_verdict("dice", 0.86, "m", {"dice": narrow})[0] == "reproduced"
     assert reproduction._test_verdict("dice", 0.95, "m", {"dice": sure})[0] == "not reproduced"
     ious = {"iou": sure.rename(columns={"dice": "iou"}), "mean_iou": sure.rename(columns={"dice": "mean_iou"}) + 0.1}
     assert reproduction._test_verdict("iou", 0.95, "m", ious)[0] == "explained"
@@ -261,10 +295,42 @@ def test_the_reports_iou_fits_the_mean_over_both_classes():
     assert (lesion + 0.995) / 2 == pytest.approx(reproduction.REPORT["iou"]["test"], abs=2e-3)
 
 
-def test_models_that_share_the_loss_are_compared(tiny_study, tiny_recipe):
-    for objective in ("accuracy", "iou"):
-        run = training.train(replace(tiny_recipe, run=objective, objective=objective), tiny_study)
-        prediction.predict_study(run, tiny_study)
-    shared = reproduction.shared_losses(tiny_study)
+def test_models_that_share_the_loss_are_compared(compared):
+    """Two runs whose recipes differ in the metric only; their histories are one here."""
+    for run in ("accuracy", "iou"):
+        _run_like(compared, run, objective=run)
+        history = storage.read_csv(compared.path("history", run="dice")).rename(columns={"val_dice": f"val_{run}"})
+        storage.write_csv(compared.path("history", run=run), history)
+    shared = reproduction.shared_losses(compared)
     assert shared[["run", "other"]].to_numpy().tolist() == [["accuracy", "iou"]]
-    assert shared["largest_loss_difference"].iloc[0] == pytest.approx(0, abs=1e-5)
+    assert shared["largest_loss_difference"].iloc[0] == 0
+
+
+def test_two_runs_of_one_fold_are_not_counted_twice(compared):
+    _run_like(compared, "dice_fold0")  # RUN = "dice_fold0" is a model of its own
+    names = scores.table(compared).loc["patient"].index.tolist()
+    assert names == ["dice", "dice_fold0", *scores.BASELINES]
+    _run_like(compared, "copied", model="dice")
+    with pytest.raises(ValueError, match="copied and dice are both fold 0 of the model dice"):
+        scores.table(compared)
+
+
+def test_the_reports_numbers_open_each_file_of_a_run_once(compared):
+    opened = []
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    reproduction.numbers(compared)
+    opened = [path for path in opened if path.startswith(str(compared.root))]
+    of_runs = [path for path in opened if "/models/" in path or "/predictions/" in path]
+    assert sorted(of_runs) == sorted(set(of_runs))
+    assert len(opened) <= len(of_runs) + 4  # preprocessing.json (twice), cases.csv and slices.csv
+
+
+def test_no_test_slice_with_a_lesion_is_a_message_and_no_crash(compared):
+    """Notebook 06 stopped with "No objects to concatenate"."""
+    for run in [*models.predicted_runs(compared), scores.BASELINES_FILE]:
+        counted = scores.read_counts(compared, run)
+        storage.write_csv(compared.path("counts", run=run), counted.assign(tp=0, fn=0))
+    apart = leak.by_distance(compared)
+    assert apart.empty
+    assert "no test slice has a lesion" in [text.get_text() for text in charts.leak(apart).axes[0].texts]
+    assert (uncertainty.intervals(scores.counted(compared))["dice"].between(0, 1)).all()

@@ -100,9 +100,9 @@ def test_patients_csv_overrides_the_names(tmp_path):
     for folder in ("CT_scans", "Infection_Mask"):
         _touch(tmp_path / folder, "a.nii.gz", "b.nii.gz", "c_1_2.nii.gz")
     (tmp_path / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\n")
-    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["007", "007", "c_1"]
+    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["007", "007", "c_1_2"]
     (tmp_path / "patients.csv").write_text("case,patient\na,\nb,NA\n")
-    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["a", "NA", "c_1"]
+    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["a", "NA", "c_1_2"]
     (tmp_path / "patients.csv").write_text("")
     with pytest.raises(ValueError, match=r"patients\.csv is no table"):
         dataset.find_cases(tmp_path)
@@ -124,3 +124,21 @@ def test_hidden_files_and_folders_are_not_the_owners(tmp_path):
         _touch(tmp_path / folder, "a.nii.gz", "._a.nii.gz")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     assert [case.name for case in dataset.find_cases(tmp_path)] == ["a"]
+
+
+def test_names_that_end_in_two_numbers_are_patients_of_their_own(tmp_path):
+    """covid_19_001 and covid_19_002 were one patient, covid_19; so were case_2020_017 and case_2020_018."""
+    names = ["case_2020_017", "case_2020_018", "covid_19_001", "covid_19_002", "site_1_0001", "site_1_0002"]
+    known = ["phantom_01_1", "phantom_01_2", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
+    for folder in ("CT_scans", "Infection_Mask"):
+        _touch(tmp_path / folder, *(f"{name}.nii.gz" for name in names + known))
+    cases = dataset.find_cases(tmp_path)
+    assert {case.name for case in cases if case.patient == case.name} == set(names)
+    assert {case.patient for case in cases} - set(names) == {"phantom_01", "radiopaedia_10_85902"}
+    hint = dataset.patients_hint(cases)
+    assert hint.startswith("6 cases count as patients of their own")
+    assert "such as case_2020_017 and case_2020_018" in hint
+    assert "patients.csv" in hint
+    (tmp_path / "patients.csv").write_text("case,patient\n" + "".join(f"{name},{name[:6]}\n" for name in names))
+    assert dataset.patients_hint(dataset.find_cases(tmp_path)) == ""
+    assert dataset.patients_hint([case for case in cases if case.name in known]) == ""

@@ -79,6 +79,7 @@ print(len(hardware.devices()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "objectives"), [("tensorflow", ["accuracy", "dice"]), ("jax", ["dice"])])
 def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, objectives):
     pytest.importorskip(backend)
@@ -94,6 +95,7 @@ def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, object
         assert best_of_one > 0.9
 
 
+@pytest.mark.slow
 def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
     pytest.importorskip("jax")
     roots = [tiny_study.root.with_name(f"machine_{number}") for number in range(2)]

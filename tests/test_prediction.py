@@ -8,31 +8,31 @@ import pytest
 from covseg_lib import dataset, prediction, resizing, scores, slices, training, volumes
 
 
-def test_rows_are_the_test_rows(tiny_study, tiny_recipe):
-    run = training.train(tiny_recipe, tiny_study)
-    probabilities = prediction.predict_study(run, tiny_study)
-    images, masks = slices.load(tiny_study, "test")
+def test_rows_are_the_test_rows(trained_study):
+    run = training.load_run(trained_study, "dice")
+    probabilities = prediction.predict_study(run, trained_study)
+    images, masks = slices.load(trained_study, "test")
     assert probabilities.shape == images.shape
-    assert (np.load(tiny_study.path("prediction", run="dice")) == probabilities).all()
-    counted = pd.read_csv(tiny_study.path("counts", run="dice"))
+    assert (np.load(trained_study.path("prediction", run="dice")) == probabilities).all()
+    counted = pd.read_csv(trained_study.path("counts", run="dice"))
     assert (len(counted), counted["case"].nunique()) == (25, 5)
     of_test = counted.loc[counted["side"] == "test", scores.COUNTS]
     assert (of_test == scores.counts_by_slice(masks, probabilities >= 0.5)).all(axis=None)
 
 
-def test_a_run_of_other_slices_is_refused(tiny_study, tiny_recipe):
-    run = training.train(tiny_recipe, tiny_study)
-    slices.build(tiny_study, 16, seed=1)
+def test_a_run_of_other_slices_is_refused(trained_study):
+    run = training.load_run(trained_study, "dice")
+    slices.build(trained_study, 16, seed=1)
     with pytest.raises(ValueError, match="trained on another processed_data"):
-        prediction.predict_study(run, tiny_study)
+        prediction.predict_study(run, trained_study)
 
 
-def test_a_volume_is_predicted_as_its_slices_are(tiny_study, tiny_recipe, tiny_dataset, tmp_path):
-    run = training.train(tiny_recipe, tiny_study)
-    table = slices.table(tiny_study).loc[slices.rows_of(tiny_study, "test")].reset_index()
+def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tmp_path):
+    run = training.load_run(trained_study, "dice")
+    table = slices.table(trained_study).loc[slices.rows_of(trained_study, "test")].reset_index()
     case = dataset.find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
     mask, header = prediction.predict_volume(run, case.image)
-    of_slices = prediction.predict_slices(run, slices.load(tiny_study, "test")[0])[table["case"] == case.name]
+    of_slices = prediction.predict_slices(run, slices.load(trained_study, "test")[0])[table["case"] == case.name]
     for found, probability in zip(mask, of_slices[..., 0], strict=True):
         assert (found == (resizing.resize_image(probability, (16, 20)) >= 0.5)).all()
     volumes.write_mask(tmp_path / "mask.nii.gz", mask, header)

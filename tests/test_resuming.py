@@ -5,17 +5,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import recipe_of
 
-from covseg_lib import hardware, prediction, recipes, scores, slices, storage, training
+from covseg_lib import backup, hardware, prediction, scores, slices, storage, training
 from covseg_lib.study import Study
 
 EPOCHS = 4
-KILLS = int(os.environ.get("COVSEG_KILLS", 3))  # 20 were tried; three are enough for every day
+KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twenty times
 
 TRAINED = """
 import os, signal, sys
@@ -70,14 +72,62 @@ def _same(a, b):
     return len(a) == len(b) and all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
 
 
+class Cut(BaseException):
+    """Stands for a disconnect."""
+
+
+def _cut_after(epoch):
+    def watch(history, model):
+        if len(history) == epoch:
+            raise Cut
+
+    return watch
+
+
+def _recipe(study):
+    return recipe_of(study, epochs=EPOCHS, batch_size=2)
+
+
 @pytest.fixture
-def recipe(tiny_study, tiny_recipe):
-    recipe = replace(tiny_recipe, epochs=EPOCHS, batch_size=2)
-    storage.write_json(tiny_study.root / "recipe.json", vars(recipe))
-    return recipe
+def recipe(tiny_study):
+    return _recipe(tiny_study)
+
+
+@pytest.fixture(scope="module")
+def finished_once(made_once, tmp_path_factory):
+    """The tiny study with the recipe's run, trained without a break."""
+    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("finished") / "study"))
+    training.train(_recipe(study), study)
+    return study
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    return Study(shutil.copytree(finished_once.root, tmp_path / "finished"))
+
+
+@pytest.fixture(scope="module")
+def wanted(finished_once):
+    """What an undisturbed run comes to."""
+    return _outcome(finished_once)
+
+
+@pytest.fixture(scope="module")
+def cut_once(made_once, tmp_path_factory):
+    """The tiny study with the recipe's run, cut off after its third epoch."""
+    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("cut") / "study"))
+    with pytest.raises(Cut):
+        training.train(_recipe(study), study, watchers=[_cut_after(3)])
+    return study
+
+
+@pytest.fixture
+def cut(cut_once, tmp_path):
+    return Study(shutil.copytree(cut_once.root, tmp_path / "cut"))
 
 
 def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, project):
+    storage.write_json(tiny_study.root / "recipe.json", vars(recipe))
     studies = {name: Study(tmp_path / name) for name in ("whole", "killed")}
     shutil.copytree(tiny_study.root, studies["whole"].root)
     moments = int(_train(studies["whole"].root, project).stdout)
@@ -93,18 +143,6 @@ def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, pr
         shutil.rmtree(root)
 
 
-class Cut(BaseException):
-    """Stands for a disconnect."""
-
-
-def _cut_after(epoch):
-    def watch(history, model):
-        if len(history) == epoch:
-            raise Cut
-
-    return watch
-
-
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
     lines = []
     with pytest.raises(Cut):
@@ -115,20 +153,18 @@ def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe):
+def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe, wanted):
     lines = []
     training.train(replace(recipe, epochs=2), tiny_study)
     training.train(replace(recipe, epochs=2), tiny_study, lines.append)
     assert lines == ["run dice has its 2 epochs: loaded, not trained again"]
     training.train(recipe, tiny_study, lines.append)
     assert lines[1] == "going on with run dice after epoch 2 of 4"
-    continued = _outcome(tiny_study)
-    training.train(recipe, tiny_study, resume=False)
-    assert _same(_outcome(tiny_study), continued)
+    assert _same(_outcome(tiny_study), wanted)
 
 
-def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(tiny_study, recipe):
-    training.train(recipe, tiny_study)
+def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(finished, recipe):
+    tiny_study = finished
     before = _outcome(tiny_study)
     for change, said in (
         ({"learning_rate": 0.5}, r"learning_rate 0.01, now 0.5\."),
@@ -139,31 +175,18 @@ def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(tiny_study,
         with pytest.raises(ValueError, match=rf"{said}.*RUN = \"dice_2\".*RESUME = False"):
             training.train(replace(recipe, **change), tiny_study)
     assert _same(_outcome(tiny_study), before)
-    run = training.train(replace(recipe, seed=1), tiny_study, resume=False)
-    assert run.recipe.seed == 1
 
 
-def test_processed_data_made_again_in_between_is_refused(tiny_study, recipe):
-    with pytest.raises(Cut):
-        training.train(recipe, tiny_study, watchers=[_cut_after(2)])
-    slices.build(tiny_study, 32)
-    now = replace(recipes.make_recipe(tiny_study, "dice", learning_rate=1e-2), depth=2, epochs=EPOCHS, batch_size=2)
+def test_processed_data_made_again_in_between_is_refused(cut):
+    slices.build(cut, 32)
     with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
-        training.train(now, tiny_study)
+        training.train(_recipe(cut), cut)
 
 
-def _cut(study, recipe, epochs=3):
-    with pytest.raises(Cut):
-        training.train(recipe, study, watchers=[_cut_after(epochs)])
-    return sorted(study.path("backup", run="dice").iterdir())
-
-
-@pytest.mark.parametrize("harm", ["torn", "empty", "flipped"])
-def test_of_two_backups_a_damaged_one_is_passed_over(tiny_study, recipe, harm):
-    training.train(recipe, tiny_study)
-    wanted = _outcome(tiny_study)
-    shutil.rmtree(tiny_study.path("models"))
-    newest = max(_cut(tiny_study, recipe), key=lambda file: file.stat().st_mtime_ns)
+@pytest.mark.parametrize("harm", ["flipped", *(pytest.param(h, marks=pytest.mark.slow) for h in ("torn", "empty"))])
+def test_of_two_backups_a_damaged_one_is_passed_over(cut, recipe, wanted, harm):
+    tiny_study = cut
+    newest = max(cut.path("backup", run="dice").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 255
     newest.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "flipped": content}[harm])
@@ -174,8 +197,9 @@ def test_of_two_backups_a_damaged_one_is_passed_over(tiny_study, recipe, harm):
     assert _same(_outcome(tiny_study), wanted)
 
 
-def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(tiny_study, recipe):
-    for file in _cut(tiny_study, recipe):
+def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(cut, recipe):
+    tiny_study = cut
+    for file in cut.path("backup", run="dice").iterdir():
         file.write_bytes(b"PK")
     best = tiny_study.path("weights", run="dice").read_bytes()
     with pytest.raises(ValueError, match=r"a\.npz is damaged.*b\.npz is damaged.*RESUME = False"):
@@ -183,8 +207,8 @@ def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(tiny_
     assert tiny_study.path("weights", run="dice").read_bytes() == best
 
 
-def test_best_weights_of_epochs_that_were_lost_do_not_stay(tiny_study, recipe):
-    _cut(tiny_study, recipe)
+def test_best_weights_of_epochs_that_were_lost_do_not_stay(cut, recipe):
+    tiny_study = cut
     tiny_study.path("weights", run="dice").write_bytes(b"of an epoch after the backup")
     run = training.train(recipe, tiny_study)
     images, masks = slices.load(tiny_study, "validation")
@@ -192,10 +216,7 @@ def test_best_weights_of_epochs_that_were_lost_do_not_stay(tiny_study, recipe):
     assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
-def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, tmp_path, disk):
-    training.train(recipe, tiny_study)
-    wanted = _outcome(tiny_study)
-    shutil.rmtree(tiny_study.path("models"))
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, wanted, tmp_path, disk):
     with disk(tmp_path / "disk", "size=1m"):
         study = Study(tmp_path / "disk" / "study")
         shutil.copytree(tiny_study.root, study.root)
@@ -232,19 +253,47 @@ def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
     assert lines[0] == "going on with run dice after epoch 2 of 4"
 
 
-def test_a_run_begun_in_one_precision_goes_on_in_another(tiny_study, recipe, monkeypatch):
-    recipe = replace(recipe, precision="auto")
-    monkeypatch.setattr(hardware, "_cpu_is_fast_in_bfloat16", lambda: False)
-    _cut(tiny_study, recipe)
+def test_a_run_begun_in_one_precision_goes_on_in_another(cut, recipe, monkeypatch):
+    tiny_study, recipe = cut, replace(recipe, precision="auto")
+    stored = storage.read_json(cut.path("recipe", run="dice"))
+    storage.write_json(cut.path("recipe", run="dice"), stored | {"precision": "auto"})
     monkeypatch.setattr(hardware, "precision", lambda asked: "mixed_float16")
     run = training.train(recipe, tiny_study)
     assert run.timing["precision"] == "mixed_float16"
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_finished_run_without_backup_cannot_be_continued(tiny_study, recipe):
-    training.train(replace(recipe, epochs=2), tiny_study)
-    shutil.rmtree(tiny_study.path("backup", run="dice"))
-    with pytest.raises(ValueError, match=r"epochs 2, now 4, and no .*backup to go on from"):
-        training.train(recipe, tiny_study)
-    assert pd.read_csv(tiny_study.path("history", run="dice"))["epoch"].tolist() == [1, 2]
+def test_a_finished_run_without_backup_cannot_be_continued(finished, recipe):
+    shutil.rmtree(finished.path("backup", run="dice"))
+    with pytest.raises(ValueError, match=r"epochs 4, now 6, and no .*backup to go on from"):
+        training.train(replace(recipe, epochs=6), finished)
+    assert pd.read_csv(finished.path("history", run="dice"))["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_float16s_loss_scale_is_in_the_backup(tiny_study, recipe):
+    """Without it a resumed run would begin with the first scale again, and end elsewhere."""
+    recipe, models = replace(recipe, precision="mixed_float16", epochs=2), []
+    with pytest.raises(Cut):
+        training.train(recipe, tiny_study, watchers=[lambda history, model: models.append(model), _cut_after(1)])
+    optimizer = models[0].optimizer
+    optimizer.dynamic_scale.assign(4.0)
+    optimizer.step_counter.assign(7)
+    kept = backup.Backup(tiny_study.path("backup", run="dice"))
+    kept.save(models[0], backup.State([{"epoch": 1}, {"epoch": 2}]))
+    optimizer.dynamic_scale.assign(1.0)
+    optimizer.step_counter.assign(0)
+    backup.Backup(tiny_study.path("backup", run="dice")).restore(models[0], print)
+    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (4.0, 7)
+
+
+def test_a_second_program_waits_for_the_run_and_then_loads_it(finished, recipe, capsys):
+    with storage.locked(finished.path("models") / ".dice.lock", "training"):
+        lines = []
+        second = threading.Thread(target=training.train, args=(recipe, finished, lines.append))
+        second.start()
+        second.join(1)
+        assert second.is_alive()
+        assert lines == []
+    second.join(60)
+    assert lines == ["run dice has its 4 epochs: loaded, not trained again"]
+    assert "waiting: another program is training the run dice" in capsys.readouterr().out

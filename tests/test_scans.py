@@ -165,9 +165,8 @@ def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
 
 
 @pytest.fixture
-def run_folder(tiny_study, tiny_recipe):
-    training.train(tiny_recipe, tiny_study)
-    return tiny_study.path("recipe", run="dice").parent
+def run_folder(trained_study):
+    return trained_study.path("recipe", run="dice").parent
 
 
 def _predict(*arguments):

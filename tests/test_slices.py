@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -93,3 +95,39 @@ def test_two_patients_can_be_split_by_slices_only(tiny_study, tiny_dataset):
     assert len(slices.rows_of(tiny_study, "test", split="slice")) == 1
     with pytest.raises(ValueError, match="needs three patients with lesions at least, found 2"):
         slices.load(tiny_study, "test", split="patient")
+
+
+def test_masks_without_any_lesion_are_refused_where_they_first_appear(tiny_dataset, tmp_path):
+    for file in (tiny_dataset / "Infection_Mask").iterdir():
+        write_volume(file, np.zeros((20, 16, 5), np.uint8))
+    study = Study(tmp_path / "study")
+    with pytest.raises(ValueError, match="none of the 5 masks holds a lesion, so there is nothing to learn"):
+        slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+    assert not study.root.exists()
+
+
+def test_lesions_that_vanish_when_resized_are_named(tiny_dataset, tmp_path):
+    for file in (tiny_dataset / "Infection_Mask").iterdir():
+        mask = np.zeros((20, 16, 5), np.uint8)
+        mask[3, 3, 2] = 1
+        write_volume(file, mask)
+    study = Study(tmp_path / "study")
+    study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
+    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+    with pytest.raises(ValueError, match="no slice has a lesion any more at 8 x 8 pixels: choose a larger SIZE"):
+        slices.build(study, 8)
+
+
+def test_two_copies_of_01_and_02_at_once_make_one_sound_study(tiny_dataset, tmp_path):
+    study = Study(tmp_path / "study")
+    study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
+
+    def both(_):
+        slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+        return slices.build(study, 16)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(both, range(2))
+    assert first.equals(second)
+    assert not list(study.root.rglob(".part-*"))
+    assert slices.arrays(study)[0].shape == (25, 16, 16, 1)

@@ -184,3 +184,12 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder" or "phantom"'):
         sources.fetch("kaggle", tmp_path, tmp_path)
+
+
+def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
+    """One of them replaced the other without a word."""
+    packed = tmp_path / "both.zip"
+    packed.write_bytes(_zip(**{"images/a.nii.gz": b"image", "masks/A.nii.gz": b"mask", "masks/b.nii.gz": b"mask"}))
+    with pytest.raises(ValueError, match=r"two files of one name, images/a\.nii\.gz and masks/A\.nii\.gz.*set DATASET"):
+        sources.unpack(packed, tmp_path / "both")
+    assert [path.name for path in tmp_path.iterdir()] == ["both.zip"]

@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
+from covseg_lib import splits
 from covseg_lib.splits import patient_folds, patient_split, sides_of_fold, slice_split
 
 
@@ -71,3 +73,24 @@ def test_too_few_patients_are_an_error():
         patient_split(["a", "b", "b"])
     with pytest.raises(ValueError, match="three patients with lesions at least, found 2"):
         patient_split(["a", "b", "c"], has_lesion=[1, 1, 0])
+
+
+def test_only_too_few_patients_mean_no_fold_and_other_errors_are_seen(monkeypatch):
+    table = pd.DataFrame({"patient": ["a", "b"] * 5, "lesion_pixels": 1})
+    assert (splits.add_to(table)["patient_fold"] == -1).all()
+
+    def broken(*_):
+        raise ValueError("another cause")
+
+    monkeypatch.setattr(splits, "patient_folds", broken)
+    with pytest.raises(ValueError, match="another cause"):
+        splits.add_to(table)
+
+
+def test_sides_without_a_lesion_are_named():
+    table = pd.DataFrame({"patient": list("abcde") * 4, "lesion_pixels": 1})
+    table = splits.add_to(table)
+    assert splits.without_lesion(table) == []
+    table.loc[table["slice_split"] == "test", "lesion_pixels"] = 0
+    (said,) = splits.without_lesion(table)
+    assert said.startswith("no test slice of the slice split has a lesion: its scores say nothing about lesions")

@@ -1,6 +1,9 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from covseg_lib import stacks, storage
@@ -63,3 +66,60 @@ def test_json_that_is_damaged_is_named(tmp_path):
     (tmp_path / "a.json").write_text('{"window": [')
     with pytest.raises(ValueError, match=r"a\.json is damaged"):
         storage.read_json(tmp_path / "a.json")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """With one temporary name for all they had 193 errors in such a loop."""
+    path = tmp_path / "a.json"
+
+    def write(number):
+        for _ in range(100):
+            storage.write_json(path, {"by": [number] * 1000})
+            assert len(set(storage.read_json(path)["by"])) == 1
+
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(write, range(2)))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path):
+    old, new = (tmp_path / f".part-{name}-a.json" for name in ("killed", "running"))
+    for part in (old, new):
+        part.touch()
+    os.utime(old, (0, 0))
+    storage.write_json(tmp_path / "a.json", {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == [new.name, "a.json"]
+
+
+def test_a_lock_is_waited_for_and_the_wait_is_explained(tmp_path, capsys):
+    order = []
+
+    def second():
+        with storage.locked(tmp_path / ".lock", "slicing the study"):
+            order.append("second")
+
+    with storage.locked(tmp_path / ".lock", "slicing the study"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    said = "waiting: another program is slicing the study; this one continues when that has finished\n"
+    assert capsys.readouterr().out == said
+
+
+def test_text_that_looks_like_a_number_comes_back_as_text(tmp_path):
+    """A run called 001 was read as 1, a checksum of digits as a number, and 02 then asked for 01 forever."""
+    columns = {"run": ["001", "NA"], "model": ["1e5", "nan"], "pixels": ["12345678-00000001", "0012"]}
+    columns["dice"] = [0.5, None]
+    storage.write_csv(tmp_path / "a.csv", pd.DataFrame(columns | {"lungs": ["", "l.nii"]}))
+    table = storage.read_csv(tmp_path / "a.csv")
+    assert {name: table[name].tolist() for name in ("run", "model", "pixels", "lungs")} == {
+        "run": ["001", "NA"],
+        "model": ["1e5", "nan"],
+        "pixels": ["12345678-00000001", "0012"],
+        "lungs": ["", "l.nii"],
+    }
+    assert table["dice"].isna().tolist() == [False, True]
+    assert storage.read_csv(tmp_path / "a.csv", "run").index.tolist() == ["001", "NA"]

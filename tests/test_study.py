@@ -49,3 +49,21 @@ def test_runs_trained_on_other_slices_are_stale(tmp_path):
 def test_drive_layout_names_every_path_and_its_notebook(project):
     rows = re.findall(r"^\| `study/(\S+)` \| (.+?) \|", (project / "drive_layout.md").read_text(), re.M)
     assert dict(rows) == dict(LAYOUT.values())
+
+
+def test_what_makes_a_file_is_named_be_it_notebook_or_command(tmp_path):
+    study = Study(tmp_path)
+    for name, said in (
+        ("report", "run the command `covseg run` first"),
+        ("lungs", "run notebook 02, where every case"),
+    ):
+        with pytest.raises(FileNotFoundError, match=said):
+            study.need(name)
+
+
+def test_a_relative_data_set_means_the_same_from_everywhere(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    Study(tmp_path / "study").create("demo", source="folder", dataset="mine")
+    monkeypatch.chdir("/")
+    assert Study(tmp_path / "study").dataset() == tmp_path / "mine"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from covseg_lib import grid, runner, runs, sweep
+from covseg_lib import grid, runner, runs, storage, sweep
 from covseg_lib.__main__ import main
 
 SMALL = {"BASE_FILTERS": 2, "LEARNING_RATE": 1e-2}
@@ -119,6 +119,7 @@ def _kill_one(study, run):
             process.kill()
 
 
+@pytest.mark.slow
 def test_one_killed_and_one_that_fails_stop_nothing_and_the_next_call_does_these(tiny_study, monkeypatch):
     monkeypatch.setenv("COVSEG_TEST_SWEEP", str(tiny_study.root))
     good = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 1})
@@ -178,6 +179,7 @@ def _kill_when(path, pid):
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_scores_of_threads_though_a_worker_is_killed(tiny_study, tmp_path):
     distributed = pytest.importorskip("distributed")
     jobs = grid.plan(tiny_study, ["05"], {"SEED": [0, 1]}, SMALL | {"EPOCHS": 20})
@@ -218,6 +220,7 @@ def _no_locks(lock, timeout):
     raise NotImplementedError("FileSystem does not appear to support flock")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_goes_on(tiny_study):
     command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "--vary", "EPOCHS=400"]
     command += ["-p", "BASE_FILTERS", "2", "-p", "LEARNING_RATE", "0.01"]
@@ -248,20 +251,66 @@ def test_a_dry_run_lists_and_runs_nothing(tiny_study):
     listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
     assert "run notebook 03, 04 or 05 first" in listed.output
     assert not tiny_study.path("models").exists()
+    assert not tiny_study.path("notebooks").exists()  # where the locks would lie
 
 
-def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(tiny_study):
-    command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "-p", "BASE_FILTERS", "2"]
-    done = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "1", "--vary", "BACKUP_EVERY=1,0"])
+@pytest.fixture
+def stubbed(trained_study, monkeypatch):
+    """A study, and a runner that starts no kernel: it copies the study's run, or fails where a seed is 13."""
+    executed = []
+
+    def execute(notebook, out, parameters):
+        executed.append(out.stem)
+        if parameters.get("SEED") == 13:
+            raise runner.NotebookFailed(f"{notebook.name} stopped in cell 14 with ValueError: unlucky")
+        if notebook.name.startswith("07"):
+            storage.write_csv(trained_study.path("runs"), runs.listing(trained_study))
+            return
+        folder = trained_study.path("recipe", run=out.stem).parent
+        shutil.copytree(trained_study.path("recipe", run="dice").parent, folder)
+        (job,) = (job for job in planned if job.recipe.run == out.stem)
+        storage.write_json(folder / "recipe.json", vars(job.recipe))
+
+    planned, plan = [], grid.plan
+
+    def remember(*arguments):
+        planned.extend(plan(*arguments))
+        return list(planned)
+
+    monkeypatch.setattr(grid, "plan", remember)
+    monkeypatch.setattr(runner, "execute", execute)
+    return trained_study, executed
+
+
+def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(stubbed):
+    study, executed = stubbed
+    command = ["sweep", "--study", str(study.root), "--notebook", "05", "-p", "EPOCHS", "2"]
+    done = CliRunner().invoke(main, [*command, "--vary", "SEED=1,13"])
     assert done.exit_code == 1
-    assert re.search(
-        r"dice_backup_every0 failed: .*stopped in cell \d+ with ValueError: backup_every is 0", done.output
-    )
-    assert "1 of 2 runs failed" in done.output
-    assert pd.read_csv(tiny_study.path("runs"))["run"].tolist() == ["dice_backup_every1"]
-    listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
-    assert re.search(r"dice_backup_every1 .* finished", listed.output)
-    dry = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "60", "--vary", "SEED=1", "--dry-run"])
+    assert "dice_seed13 failed: 05_train_dice.ipynb stopped in cell 14 with ValueError: unlucky" in done.output
+    assert "1 of 2 runs failed; the same command tries these again" in done.output
+    assert executed == ["dice_seed1", "dice_seed13", "07_sweep"]
+    assert storage.read_csv(study.path("runs"))["run"].tolist() == ["dice", "dice_seed1"]
+    listed = CliRunner().invoke(main, ["runs", "--study", str(study.root)])
+    assert re.search(r"dice_seed1 .* finished", listed.output)
+    log = study.path("sweep_log").read_text()
+    assert "sweep of 2 runs, 2 to do" in log
+    assert "dice_seed1 finished" in log
+
+
+def test_what_is_finished_is_not_executed_again(stubbed):
+    study, executed = stubbed
+    jobs = grid.plan(study, ["05"], {"SEED": [1, 2]}, {"EPOCHS": 2})
+    assert sweep.run(study, jobs[:1])["state"].tolist() == ["finished"]
+    assert sweep.run(study, jobs)["state"].tolist() == ["finished", "finished"]
+    assert executed == ["dice_seed1", "dice_seed2"]
+
+
+def test_a_dry_run_estimates_from_runs_of_the_same_network(trained_study):
+    command = ["sweep", "--study", str(trained_study.root), "--notebook", "05", "--vary", "SEED=1", "--dry-run"]
+    recipe = storage.read_json(trained_study.path("recipe", run="dice"))
+    storage.write_json(trained_study.path("recipe", run="dice"), recipe | {"depth": 3})  # as the notebooks' own
+    dry = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "60"])
     assert re.search(r"to do: [\d.]+ minutes of training", dry.output), dry.output
 
 

@@ -3,13 +3,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import recipe_of
 
 from covseg_lib import prediction, recipes, scores, slices, storage, training, watching
 
 
-@pytest.mark.parametrize("objective", ["accuracy", "iou", "dice"])
-def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe, objective):
-    recipe = replace(tiny_recipe, run=f"{objective}_test", objective=objective)
+def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
+    objective = "iou"
+    recipe = replace(tiny_recipe, run="iou_test", objective=objective)
     lines = []
     run = training.train(recipe, tiny_study, lines.append)
     folder = tiny_study.path("recipe", run=recipe.run).parent
@@ -31,30 +32,24 @@ def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe, objective):
     assert storage.read_json(tiny_study.path("recipe", run=recipe.run)) == asdict(recipe)
 
 
-def test_the_kept_weights_are_those_of_the_best_epoch(tiny_study, tiny_recipe):
-    run = training.train(replace(tiny_recipe, epochs=4), tiny_study)
-    images, masks = slices.load(tiny_study, "validation")
+def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
+    run = training.load_run(trained_study, "dice")
+    images, masks = slices.load(trained_study, "validation")
     found = prediction.predict_slices(run, images) >= 0.5
     assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
-def test_a_loaded_run_predicts_as_the_trained_one(tiny_study, tiny_recipe):
-    images, _ = slices.load(tiny_study, "test")
-    trained = prediction.predict_slices(training.train(tiny_recipe, tiny_study), images)
-    loaded = training.load_run(tiny_study, tiny_recipe.run)
-    assert loaded.recipe == tiny_recipe
-    assert (prediction.predict_slices(loaded, images) == trained).all()
+def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
+    """The run of the study trained with seed 0, here again; then one with seed 1."""
+    first = training.load_run(trained_study, "dice")
+    again, other = (training.train(replace(first.recipe, seed=seed), trained_study, resume=False) for seed in (0, 1))
+    assert again.history["loss"].tolist() == first.history["loss"].tolist()
+    assert other.history["loss"].tolist() != pytest.approx(first.history["loss"].tolist(), rel=1e-3)
+    images, _ = slices.load(trained_study, "test")
+    assert (prediction.predict_slices(again, images) == prediction.predict_slices(first, images)).all()
 
 
-def test_a_seed_gives_the_same_run_and_another_seed_another(tiny_study, tiny_recipe):
-    losses = [
-        training.train(replace(tiny_recipe, seed=seed), tiny_study, resume=False).history["loss"].tolist()
-        for seed in (1, 1, 2)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
-
-
+@pytest.mark.slow
 def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny_recipe):
     accuracy, iou = (
         training.train(replace(tiny_recipe, run=name, objective=name), tiny_study).history["loss"]
@@ -63,6 +58,7 @@ def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny
     assert np.allclose(accuracy, iou, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns(tiny_study, tiny_recipe):
     run = training.train(replace(tiny_recipe, epochs=40, base_filters=4), tiny_study)
     assert run.history["val_dice"].max() > 0.8
@@ -101,9 +97,46 @@ def test_a_recipe_that_cannot_be_is_refused(tiny_recipe, change, said):
 def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
     with pytest.raises(ValueError, match="backup_every is 0: expected a number of epochs"):
         training.train(tiny_recipe, tiny_study, backup_every=0)
-    assert not tiny_study.path("models").exists()
+    assert not tiny_study.path("recipe", run="dice").parent.exists()
 
 
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):
     with pytest.raises(FileNotFoundError, match="run notebook 03, 04 or 05 first"):
         training.load_run(tiny_study, "dice")
+
+
+def test_a_run_named_after_its_fold_is_that_fold(tiny_study):
+    """RUN = "dice_fold1" with FOLD = 1 made dice_fold1_fold1."""
+    made = [recipes.make_recipe(tiny_study, "dice", run, fold=fold) for run, fold in (("", 1), ("dice_fold1", 1))]
+    assert [(recipe.run, recipe.model) for recipe in made] == [("dice_fold1", "dice")] * 2
+    alone = recipes.make_recipe(tiny_study, "dice", "dice_fold0")
+    assert (alone.run, alone.model) == ("dice_fold0", "dice_fold0")
+
+
+def test_a_recipe_of_version_0_1_is_read(trained_study):
+    """It had no name of the model."""
+    path = trained_study.path("recipe", run="dice")
+    fields = storage.read_json(path)
+    del fields["model"]
+    storage.write_json(path, fields | {"run": "dice_fold1", "fold": 1})
+    assert training.load_run(trained_study, "dice").recipe.model == "dice"
+    storage.write_json(path, fields)
+    assert recipes.is_finished(recipe_of(trained_study), trained_study)
+
+
+def test_without_a_lesion_in_training_nothing_is_trained(tiny_study, tiny_recipe):
+    table = slices.table(tiny_study)
+    storage.write_csv(tiny_study.path("slices"), table.assign(lesion_pixels=0))
+    with pytest.raises(ValueError, match="no training slice of the patient split, fold 0, has a lesion"):
+        training.train(tiny_recipe, tiny_study)
+    assert not list(tiny_study.path("models").glob("*/*"))
+
+
+def test_without_a_lesion_in_validation_it_says_so(tiny_study, tiny_recipe):
+    validation = slices.rows_of(tiny_study, "validation")
+    table = slices.table(tiny_study)
+    table.loc[validation, "lesion_pixels"] = 0
+    storage.write_csv(tiny_study.path("slices"), table)
+    lines = []
+    training._rows(tiny_recipe, tiny_study, lines.append)
+    assert lines[0].startswith("WARNING: no validation slice has a lesion")
