@@ -14,6 +14,8 @@ from covseg_lib.batches import Batches, order
 from covseg_lib.recipes import Recipe
 from covseg_lib.study import LAYOUT
 
+IN_MEMORY = 2e9  # bytes of slices that are trained on as arrays; more are read batch by batch, which takes longer
+
 
 @dataclass(frozen=True)
 class Run:
@@ -111,13 +113,20 @@ def _epochs(model, recipe, study, rows, shares, done):
     images, masks = slices.arrays(study)
     train_rows, validation_rows = rows
 
-    def batches(rows, epoch):
-        return Batches(images, masks, order(rows, recipe.seed, epoch), recipe.batch_size, *shares)
+    in_memory = shares == (1, 0, 1) and images.nbytes < IN_MEMORY
 
-    validation = batches(validation_rows, 0)  # mixed too: no batch of healthy slices only
+    def feed(rows, epoch):
+        mixed = order(rows, recipe.seed, epoch)
+        if in_memory:
+            return images[mixed], masks[mixed]
+        return (Batches(images, masks, mixed, recipe.batch_size, *shares),)
+
+    validation = feed(validation_rows, 0)  # mixed too: no batch of healthy slices only
+    options = {"batch_size": recipe.batch_size} if in_memory else {}
+    options |= {"validation_data": validation if in_memory else validation[0], "shuffle": False, "verbose": 0}
     for epoch in range(done, recipe.epochs):
         start = time.perf_counter()
-        logs = model.fit(batches(train_rows, epoch), validation_data=validation, shuffle=False, verbose=0).history
+        logs = model.fit(*feed(train_rows, epoch), **options).history
         values = {name: values[0] for name, values in logs.items()}
         yield {"epoch": epoch + 1} | values | {"seconds": time.perf_counter() - start}
 

@@ -46,6 +46,7 @@ def overwrite(path, data):
     whole(path, data)
 
 whole, storage.overwrite = storage.overwrite, overwrite
+training.IN_MEMORY = 0  # batch by batch, so that it can be killed between two steps
 batches.Batches.__getitem__ = ticking(batches.Batches.__getitem__)
 study = Study(root)
 recipe = recipes.Recipe(**storage.read_json(root / "recipe.json"))
@@ -141,6 +142,12 @@ def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, pr
         assert _same(_outcome(studies["killed"]), wanted), f"killed at moment {moment} of {moments}"
         assert not list(root.rglob(".part-*"))
         shutil.rmtree(root)
+
+
+def test_slices_read_batch_by_batch_give_the_same_bits_as_arrays(tiny_study, recipe, wanted, monkeypatch):
+    monkeypatch.setattr(training, "IN_MEMORY", 0)
+    training.train(recipe, tiny_study)
+    assert _same(_outcome(tiny_study), wanted)
 
 
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
