@@ -10,7 +10,7 @@ import numpy as np
 from skimage.filters import gaussian
 
 AIR_HU, LUNG_HU, FAT_HU, SOFT_TISSUE_HU, BLOOD_HU, BONE_HU = -1000, -870, -100, 50, 40, 350
-PIXEL_MM, SLICE_MM = 1.4, 10.0
+PIXEL_MM, SLICE_MM = 1.9, 10.0
 
 
 def make_volume(shape, lesions, anatomy, disease):
@@ -48,7 +48,7 @@ def make_volume(shape, lesions, anatomy, disease):
     for _ in range(lesions):
         _draw_lesion(hu, mask, x, y, z, lungs, disease)
     _draw_airways(hu, x, y, z)
-    hu = gaussian(hu, (0.3, 0.8, 0.8))  # the scanner's blur
+    hu = gaussian(hu, (0.3, 0.6, 0.6))  # the scanner's blur
     hu += 28 * _texture(shape, 0.6, disease)  # and its noise
     image = np.clip(np.round(hu), -1024, 3071).astype(np.int16)
     return image, mask.astype(np.uint8), (right * 1 + left * 2).astype(np.uint8)

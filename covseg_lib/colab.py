@@ -73,6 +73,11 @@ def device():
     return f"{model}, {os.cpu_count()} cores, no GPU"
 
 
+def has_gpu():
+    """Tell whether this machine has an NVIDIA GPU."""
+    return bool(_gpus())
+
+
 def pick_profile(profile="auto"):
     """Return the profile to take and the reason: "auto" is `report` on Colab with a GPU and `demo` elsewhere.
 

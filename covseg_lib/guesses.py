@@ -40,7 +40,7 @@ def of_dice(mask, wanted):
     return min(spoiled, key=lambda guess: abs(scores.dice(mask, guess) - wanted))
 
 
-def toy_losses(size=128, radius=12, steps=41):
+def toy_losses(size=128, radius=12, steps=21):
     """Return what losses and scores say of a disc that is found worse and worse, in three ways.
 
     What is found shrinks to nothing, is shifted by its diameter, or stays in place while the probability given to it

@@ -20,7 +20,7 @@ from covseg_lib import scores
 
 FINE, COARSE = 1 / 200, 1 / 30  # of a slice's width: the smoothing that takes noise away, and that shows surroundings
 LARGEST = 1 / 20  # of a slice's pixels: a closed contour around more is an organ
-PIXELS = 60_000  # that the network on pixels is trained on: more teach it no more
+PIXELS = 40_000  # that the network on pixels is trained on: more teach it no more
 
 
 def threshold(image, level):
@@ -122,12 +122,12 @@ def pixel_features(image):
 def train_on_pixels(images, masks, seed=0):
     """Train a small neural network on pixels of slices (n, H, W) with true masks: the classifier, for `classify`.
 
-    Two hidden layers of 16 neurons, standardised features, `PIXELS` pixels drawn from all slices, at most 30 epochs.
+    Two hidden layers of 16 neurons, standardised features, `PIXELS` pixels drawn from all slices, at most 20 epochs.
     scikit-learn's early stopping would watch accuracy, which the empty mask has too: it stops there.
     """
     features, lesion = np.concatenate([pixel_features(image) for image in images]), np.ravel(masks) > 0
     drawn = np.random.default_rng(seed).permutation(len(features))[:PIXELS]
-    network = MLPClassifier((16, 16), learning_rate_init=3e-3, max_iter=30, n_iter_no_change=5, random_state=seed)
+    network = MLPClassifier((16, 16), learning_rate_init=3e-3, max_iter=20, n_iter_no_change=5, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # so few epochs are meant
         return make_pipeline(StandardScaler(), network).fit(features[drawn], lesion[drawn])

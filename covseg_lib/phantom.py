@@ -4,24 +4,23 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
-from covseg_lib import __version__, anatomy, storage
+from covseg_lib import __version__, anatomy, parallel, storage
 from covseg_lib.volumes import Pair, to_grey
 
 PHANTOMS = {  # case: (patient's seed, lesions, (slices, rows, columns), orientation in the file)
-    "phantom_01_1": (1, 6, (20, 256, 256), "LPS"),
-    "phantom_01_2": (1, 3, (20, 256, 256), "LPS"),  # the same patient later
-    "phantom_02": (2, 8, (22, 256, 256), "RAS"),
-    "phantom_03": (3, 0, (18, 256, 256), "LAS"),  # a healthy chest
-    "phantom_04": (4, 6, (20, 200, 256), "LPS"),  # not square
-    "phantom_05": (5, 7, (22, 256, 256), "RAS"),  # already windowed to 0..255
-    "phantom_06": (6, 5, (20, 256, 256), "LPS"),  # the gantry tilted
-    "phantom_07": (7, 9, (20, 256, 256), "RPI"),
-    "phantom_08": (8, 9, (20, 256, 256), "LPS"),
-    "phantom_09": (9, 4, (20, 256, 256), "RAS"),
-    "phantom_10": (10, 7, (18, 256, 256), "LPS"),
-    "phantom_11": (11, 5, (20, 256, 256), "LPS"),
+    "phantom_01_1": (1, 6, (20, 192, 192), "LPS"),
+    "phantom_01_2": (1, 3, (20, 192, 192), "LPS"),  # the same patient later
+    "phantom_02": (2, 8, (22, 192, 192), "RAS"),
+    "phantom_03": (3, 0, (18, 192, 192), "LAS"),  # a healthy chest
+    "phantom_04": (4, 6, (20, 150, 192), "LPS"),  # not square
+    "phantom_05": (5, 7, (22, 192, 192), "RAS"),  # already windowed to 0..255
+    "phantom_06": (6, 5, (20, 192, 192), "LPS"),  # the gantry tilted
+    "phantom_07": (7, 9, (20, 192, 192), "RPI"),
+    "phantom_08": (8, 9, (20, 192, 192), "LPS"),
+    "phantom_09": (9, 4, (20, 192, 192), "RAS"),
+    "phantom_10": (10, 7, (18, 192, 192), "LPS"),
+    "phantom_11": (11, 5, (20, 192, 192), "LPS"),
 }
 PLACES = ("CT_scans", "Infection_Mask", "Lung_Mask")
 
@@ -39,13 +38,17 @@ def make_dataset(folder, seed=0):
     if marker.exists() and storage.read_json(marker) == drawn and all(file.exists() for file in files):
         return Path(folder)
     marker.unlink(missing_ok=True)
-    for case, (*_, orientation) in tqdm(PHANTOMS.items(), desc="phantoms", unit="case"):
-        pair = draw(case, seed)
-        for place, array in zip(PLACES, (pair.image, pair.mask, pair.lungs), strict=True):
-            with storage.atomic(Path(folder, place, f"{case}.nii.gz")) as temporary:
-                nib.save(_as_nifti(array, orientation, tilt_degrees=5 if case == "phantom_06" else 0), temporary)
+    with parallel.executor() as pool:
+        parallel.run(pool, _write_case, [(Path(folder), case, seed) for case in PHANTOMS], "phantoms")
     storage.write_json(marker, drawn)
     return Path(folder)
+
+
+def _write_case(folder, case, seed):
+    pair, orientation = draw(case, seed), PHANTOMS[case][-1]
+    for place, array in zip(PLACES, (pair.image, pair.mask, pair.lungs), strict=True):
+        with storage.atomic(folder / place / f"{case}.nii.gz") as temporary:
+            nib.save(_as_nifti(array, orientation, tilt_degrees=5 if case == "phantom_06" else 0), temporary)
 
 
 def draw(case, seed=0):
