@@ -55,7 +55,7 @@ def run(folder, only, parameters):
 @click.option("--vary", multiple=True, metavar="NAME=VALUE,VALUE", help="A parameter and its values, as EPOCHS=10,50.")
 @click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of all runs.")
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The same said in YAML.")
-@click.option("--workers", type=click.IntRange(1), help="Notebooks at a time; by default one on a GPU, else two.")
+@click.option("--workers", type=click.IntRange(1), help="Notebooks at a time; by default one on a GPU, else three.")
 @click.option("--scheduler", default="", metavar="ADDRESS", help="Of a Dask cluster, as tcp://10.0.0.1:8786.")
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and an estimate of their time.")
 def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):

@@ -58,18 +58,19 @@ def toy_losses(size=128, radius=12, steps=21):
         "the network gets unsure": lambda amount: _sure(truth, SURE * (1 - amount) + (1 - SURE) * amount),
     }
     amounts = np.linspace(0, 1, steps)
-    rows = {(way, amount): _judge(truth, spoil(amount)) for way, spoil in ways.items() for amount in amounts}
+    metrics = {f"1 - {objective.title}": objective.make_metric() for objective in OBJECTIVES.values()}
+    rows = {(way, amount): _judge(truth, spoil(amount), metrics) for way, spoil in ways.items() for amount in amounts}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["way", "amount"])
 
 
-def _judge(truth, guess):
-    """Return {name: value} of every loss and of 1 - every metric, for one truth (H, W) and its guess."""
+def _judge(truth, guess, metrics):
+    """Return {name: value} of every loss and of 1 - every metric, {name: metric}, for a truth (H, W) and its guess."""
     truth, guess = (np.asarray(array, "float32")[None, ..., None] for array in (truth, guess))
     found = {name: float(keras.ops.mean(keras.losses.get(loss)(truth, guess))) for name, loss in LOSSES.items()}
-    for objective in OBJECTIVES.values():
-        metric = objective.make_metric()
+    for name, metric in metrics.items():
+        metric.reset_state()
         metric.update_state(truth, guess)
-        found[f"1 - {objective.title}"] = 1 - float(metric.result())
+        found[name] = 1 - float(metric.result())
     return found
 
 

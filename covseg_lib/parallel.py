@@ -4,7 +4,13 @@ import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import psutil
 from tqdm import tqdm
+
+from covseg_lib import colab
+
+MOST_NOTEBOOKS = 3  # the report's three trainings; a kernel that starts leaves the cores to others half of the time
+BYTES_A_NOTEBOOK = 4e9  # that training at the report's sizes takes
 
 
 @contextlib.contextmanager
@@ -47,3 +53,24 @@ def run(pool, function, jobs, description):
             future.cancel()
         raise
     return [future.result() for future in futures]
+
+
+def default_workers():
+    """Return how many notebooks run at a time: one on a GPU, else up to three, as far as the memory is enough."""
+    if colab.has_gpu():
+        return 1
+    return int(min(MOST_NOTEBOOKS, max(1, psutil.virtual_memory().available // BYTES_A_NOTEBOOK)))
+
+
+@contextlib.contextmanager
+def shared_cores(workers):
+    """Let each of several kernels that are started in this block compute in its part of the cores only."""
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+    ours = {} if workers == 1 else dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // workers)))
+    ours = {name: value for name, value in ours.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]

@@ -2,11 +2,13 @@
 
 import ast
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -17,10 +19,11 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from covseg_lib import __version__, storage
+from covseg_lib import __version__, parallel, storage
 from covseg_lib.colab import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
+TOGETHER = (("00", "01"), ("03", "04", "05"))  # notebooks that do not need each other
 NOTHING_FETCHED = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 PATHS = {"DATASET", "SCAN", "MASK"}  # parameters that name a place
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # ipykernel warns at every start that local ports are not encrypted
@@ -75,8 +78,10 @@ def parse_value(text):
     return list(value) if isinstance(value, tuple) else value
 
 
-def run(study, parameters=None, numbers=()):
+def run(study, parameters=None, numbers=(), workers=None):
     """Execute notebooks in order into the study's notebooks/, each with those parameters that it has.
+
+    Notebooks that do not need each other (`TOGETHER`) run at the same time where there are several workers.
 
     Parameters
     ----------
@@ -85,6 +90,8 @@ def run(study, parameters=None, numbers=()):
         Values for the notebooks' parameters.
     numbers : sequence of str, optional
         Which notebooks, as "03"; by default all.
+    workers : int, optional
+        How many notebooks at a time; by default as `parallel.default_workers` says.
 
     Returns
     -------
@@ -109,15 +116,39 @@ def run(study, parameters=None, numbers=()):
     for name in PATHS & parameters.keys():  # the notebooks run in the project's folder, not where the command was given
         parameters[name] = str(Path(str(parameters[name])).resolve()) if parameters[name] else ""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would break the progress bar
-    made = []
-    with tqdm(paths, unit="notebook") as bar:
-        for path in bar:
-            bar.set_description(path.stem)
-            made.append(study.path("notebooks") / path.name)
-            execute(path, made[-1], {name: parameters[name] for name in known[path] if name in parameters})
-            if path.name.startswith("06"):
-                write_report(study, made[-1])
-    return made
+    out = {path: study.path("notebooks").resolve() / path.name for path in paths}
+    given = {path: {name: parameters[name] for name in known[path] if name in parameters} for path in paths}
+    workers, here = workers or parallel.default_workers(), Path.cwd()
+    os.chdir(PROJECT)  # papermill changes the folder and back for each notebook: all threads must agree on it
+    try:
+        with tqdm(total=len(paths), unit="notebook") as bar:
+            for _, stage in itertools.groupby(paths, _stage):
+                _execute_together([(path, out[path], given[path]) for path in stage], workers, bar)
+    finally:
+        os.chdir(here)
+    for path in paths:
+        if path.name.startswith("06"):
+            write_report(study, out[path])
+    return list(out.values())
+
+
+def _stage(path):
+    return next((stage for stage in TOGETHER if path.name.startswith(stage)), path.name)
+
+
+def _execute_together(jobs, workers, bar):
+    """Execute notebooks of one stage; the first that fails stops those that have not begun, and is raised."""
+    bar.set_description(", ".join(path.stem for path, *_ in jobs))
+    workers = min(workers, len(jobs))
+    with parallel.shared_cores(workers), ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(execute, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def execute(path, out, parameters):

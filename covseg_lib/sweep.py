@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from covseg_lib import colab, parallel, recipes, runner
+from covseg_lib import parallel, recipes, runner
 from covseg_lib.colab import PROJECT
 
 UNDER_WAY = "under way"  # in another process, which is left alone
@@ -29,7 +29,7 @@ def run(study, jobs, workers=None, scheduler=""):
     study : Study
     jobs : list of Job, as `grid.plan` returns them
     workers : int, optional
-        How many notebooks at a time; by default one on a GPU, else two. They share the cores: each gets its part of
+        How many notebooks at a time; by default as `parallel.default_workers` says. They share the cores: each gets its part of
         TensorFlow's threads.
     scheduler : str
         Address of a dask.distributed scheduler instead, whose workers share the study's folder and the project's.
@@ -38,7 +38,7 @@ def run(study, jobs, workers=None, scheduler=""):
     -------
     DataFrame, one row a job: run, state ("finished", "under way" in another process, "failed"), why, notebook
     """
-    workers = workers or (1 if colab.has_gpu() else min(2, os.cpu_count() or 1))
+    workers = workers or parallel.default_workers()
     before = states(study, jobs)
     missing = [job for job, state in zip(jobs, before, strict=True) if state == "to do"]
     for job in missing:
@@ -51,7 +51,7 @@ def run(study, jobs, workers=None, scheduler=""):
         with bar, open(log, "a", encoding="utf-8") as file:
             if jobs:
                 _say(file, f"sweep of {len(jobs)} runs, {len(missing)} to do")
-            with _shared_cores(workers), parallel.executor(scheduler, workers) as pool:
+            with parallel.shared_cores(workers), parallel.executor(scheduler, workers) as pool:
                 outcomes = _follow({pool.submit(execute, job): job for job in missing}, bar, file)
     finally:
         os.chdir(here)
@@ -60,20 +60,6 @@ def run(study, jobs, workers=None, scheduler=""):
         for job, state in zip(jobs, before, strict=True)
     ]
     return pd.DataFrame(found, columns=["run", "state", "why", "notebook"])
-
-
-@contextlib.contextmanager
-def _shared_cores(workers):
-    """Let each of several kernels that are started in this block compute in its part of the cores only."""
-    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
-    ours = {} if workers == 1 else dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // workers)))
-    ours = {name: value for name, value in ours.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
 
 
 def states(study, jobs):
