@@ -143,7 +143,8 @@ def _box(x, y, z, low, high):
 
 def _draw_lesion(hu, mask, x, y, z, lungs, disease):
     """Draw a ragged lesion, mostly near the pleura and at the back: ground glass, half of them with a dense core."""
-    places = np.argwhere(lungs & (y + np.abs(x) > 80 + 30 * disease.normal()))
+    outside = min(80 + 30 * disease.normal(), 125)  # no lung reaches farther
+    places = np.argwhere(lungs & (y + np.abs(x) > outside))
     at = places[disease.integers(len(places))]
     centre = np.array([z[at[0], 0, 0], y[0, at[1], 0], x[0, 0, at[2]]])
     radii = disease.choice([20, 28, 38, 48]) * disease.uniform(0.75, 1.3, size=3)

@@ -29,8 +29,8 @@ def run(study, jobs, workers=None, scheduler=""):
     study : Study
     jobs : list of Job, as `grid.plan` returns them
     workers : int, optional
-        How many notebooks at a time; by default as `parallel.default_workers` says. They share the cores: each gets its part of
-        TensorFlow's threads.
+        How many notebooks at a time; by default as `parallel.default_workers` says. They share the cores: each gets
+        its part of TensorFlow's threads.
     scheduler : str
         Address of a dask.distributed scheduler instead, whose workers share the study's folder and the project's.
 

@@ -289,7 +289,7 @@ def test_the_command_says_what_failed_compares_the_rest_and_the_status_is_1(stub
     assert done.exit_code == 1
     assert "dice_seed13 failed: 05_train_dice.ipynb stopped in cell 14 with ValueError: unlucky" in done.output
     assert "1 of 2 runs failed; the same command tries these again" in done.output
-    assert executed == ["dice_seed1", "dice_seed13", "07_sweep"]
+    assert sorted(executed[:2]) + executed[2:] == ["dice_seed1", "dice_seed13", "07_sweep"]
     assert storage.read_csv(study.path("runs"))["run"].tolist() == ["dice", "dice_seed1"]
     listed = CliRunner().invoke(main, ["runs", "--study", str(study.root)])
     assert re.search(r"dice_seed1 .* finished", listed.output)
@@ -303,13 +303,11 @@ def test_what_is_finished_is_not_executed_again(stubbed):
     jobs = grid.plan(study, ["05"], {"SEED": [1, 2]}, {"EPOCHS": 2})
     assert sweep.run(study, jobs[:1])["state"].tolist() == ["finished"]
     assert sweep.run(study, jobs)["state"].tolist() == ["finished", "finished"]
-    assert executed == ["dice_seed1", "dice_seed2"]
+    assert executed == ["dice_seed1", "dice_seed2"]  # in this order: the second call had one to do
 
 
 def test_a_dry_run_estimates_from_runs_of_the_same_network(trained_study):
     command = ["sweep", "--study", str(trained_study.root), "--notebook", "05", "--vary", "SEED=1", "--dry-run"]
-    recipe = storage.read_json(trained_study.path("recipe", run="dice"))
-    storage.write_json(trained_study.path("recipe", run="dice"), recipe | {"depth": 3})  # as the notebooks' own
     dry = CliRunner().invoke(main, [*command, "-p", "EPOCHS", "60"])
     assert re.search(r"to do: [\d.]+ minutes of training", dry.output), dry.output
 
