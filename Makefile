@@ -1,43 +1,54 @@
 # Each target makes its environment by itself.
-# make demo   make test   make test-all   make test-lowest   make browser   make notebooks   make words   make lint   make repository NAME=alice/covseg
 PYTHON ?= python3
 PYTHON_LOWEST ?= python3.10
 BIN = .venv/bin
+QUICK = $(addprefix tests/test_, volumes.py slices.py dataset.py splits.py storage.py study.py \
+  resizing.py scores.py objectives.py unet.py figures.py modules.py)
 
-demo: .venv/installed
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo: .venv/installed  ## the eight notebooks on phantom volumes, into ./study (minutes)
 	$(BIN)/covseg run --study study -p PROFILE demo
 
-test: .venv/installed lint
+test: .venv/installed lint  ## lint, tests, and the notebooks against their committed outputs
 	$(BIN)/pytest
 
-# What takes long too: twenty kills, clusters, several devices, all walks through the notebooks, the lowest versions.
-test-all: .venv/installed lint
+check: .venv/installed lint  ## lint and the quick tests: under a minute
+	$(BIN)/pytest -m "not slow" $(QUICK)
+
+# and what takes long: twenty kills, clusters, several devices, the second demo, lowest versions
+test-all: .venv/installed lint  ## all tests (an hour)
 	COVSEG_KILLS=20 $(BIN)/pytest -m "slow or not slow"
 	$(MAKE) test-lowest
 
-notebooks: .venv/installed
+notebooks: .venv/installed  ## make the outputs of the committed notebooks again
 	$(BIN)/python tests/refresh_notebooks.py
 	$(BIN)/python tests/test_docs.py
 
-words: .venv/installed
+words: .venv/installed  ## count the words of the notebooks again, in docs/lesson.md
 	$(BIN)/python tests/test_docs.py
 
-# The suite with the lowest version of each package that requirements.txt allows.
-test-lowest: .venv-lowest/installed
+test-lowest: .venv-lowest/installed  ## the tests with the lowest versions in requirements.txt
 	.venv-lowest/bin/pytest
 
-# The notebooks in JupyterLab in a headless Chromium; screenshots in browser/.
-browser: .venv/installed
+browser: .venv/installed  ## the notebooks in JupyterLab in a headless Chromium
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	$(BIN)/python tests/browser.py
 
-repository:
+repository:  ## set the GitHub repository: make repository NAME=alice/covseg
 	@$(PYTHON) tests/set_repository.py $(NAME)
 
-lint: .venv/installed
+lint: .venv/installed  ## ruff, mypy, import-linter, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+format: .venv/installed  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -50,4 +61,4 @@ lint: .venv/installed
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test test-all test-lowest browser repository notebooks words lint
+.PHONY: help check format demo test test-all test-lowest browser repository notebooks words lint

@@ -1,9 +1,10 @@
-"""What of an epoch is not spent in training steps: five ways to feed `fit`, on a study whose slices are made.
+"""How long an epoch takes outside of its training steps, for five ways to feed `fit`.
 
-    covseg run --study /tmp/s -p PROFILE report -p DATASET <volumes> -p SIZE 128 --only 01 --only 02
+    covseg run --study /tmp/s -p PROFILE report -p DATASET FOLDER -p SIZE 128 --only 01 --only 02
     python benchmarks/feeding.py --study /tmp/s
 
-One model; in each round the ways take turns. Times in seconds; `outside` is the epoch less its steps.
+All ways train one model, and take turns in each round. Times are in seconds. The column `outside`
+is the time of the epoch minus the time of its steps.
 """
 
 import os
@@ -17,16 +18,17 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from covseg_lib import compiling, recipes, slices
-from covseg_lib.batches import Batches
+from covseg_lib.data import preprocessing
 from covseg_lib.study import Study
+from covseg_lib.training import recipes, trainer
+from covseg_lib.training.batches import Batches
 
 
-class Steps(keras.callbacks.Callback):
-    """Adds up the seconds between the beginning and the end of each step."""
+class StepClock(keras.callbacks.Callback):
+    """Adds up the seconds between the start and the end of each step of an epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Start at nothing."""
+        """Reset the sum."""
         self.seconds = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -34,37 +36,38 @@ class Steps(keras.callbacks.Callback):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Stop it."""
+        """Stop the clock."""
         self.seconds += time.perf_counter() - self.start
 
 
 def one_worker(images, masks, batch):
-    """Return the batches with Keras' default of one worker, which hands them to tf.data."""
-    batches = Batches(images, masks, np.arange(len(images)), batch)
+    """Return `Batches` with Keras' default of one worker, which Keras feeds through tf.data."""
+    batches = Batches(images, masks, np.arange(len(images)), batch, seed=0)
     batches.workers = 1
     return {"x": batches}
 
 
 def two_workers(images, masks, batch):
-    """Return the batches as the library makes them."""
-    return {"x": Batches(images, masks, np.arange(len(images)), batch)}
+    """Return `Batches` as the library uses them."""
+    return {"x": Batches(images, masks, np.arange(len(images)), batch, seed=0)}
 
 
 def arrays(images, masks, batch):
-    """Return arrays, as the report's listings give them to `fit`."""
+    """Return arrays, which the report's listings pass to `fit`."""
     return {"x": images, "y": masks, "batch_size": batch}
 
 
-def tf_data(images, masks, batch, tuned=True):
-    """Return a tf.data.Dataset, which tunes itself in a thread of its own unless told not to."""
+def tf_data(images, masks, batch, autotune=True):
+    """Return a tf.data.Dataset, with or without the thread in which tf.data tunes itself."""
     options = tf.data.Options()
-    options.autotune.enabled = tuned
-    return {"x": tf.data.Dataset.from_tensor_slices((images, masks)).batch(batch).prefetch(2).with_options(options)}
+    options.autotune.enabled = autotune
+    slices = tf.data.Dataset.from_tensor_slices((images, masks))
+    return {"x": slices.batch(batch).prefetch(2).with_options(options)}
 
 
 def tf_data_untuned(images, masks, batch):
-    """Return the same, told not to."""
-    return tf_data(images, masks, batch, tuned=False)
+    """Return a tf.data.Dataset that does not tune itself."""
+    return tf_data(images, masks, batch, autotune=False)
 
 
 @click.command(help=__doc__)
@@ -72,22 +75,25 @@ def tf_data_untuned(images, masks, batch):
 @click.option("--rounds", default=6, show_default=True)
 @click.option("--steps", default=6, show_default=True)
 def main(folder, rounds, steps):
-    """Measure in turns, print every epoch and the medians."""
+    """Measure the ways in turn; print every epoch, and the medians."""
     study, rows = Study(folder), []
     recipe = recipes.make_recipe(study, "dice")
-    images, masks = (array[: steps * recipe.batch_size] for array in slices.load(study, "train"))
-    model, clock = compiling.compile_model(recipe), Steps()
+    count = steps * recipe.batch_size
+    images, masks = (array[:count] for array in preprocessing.load_slices(study, "train"))
+    model, clock = trainer.compile_model(recipe), StepClock()
     for number in range(rounds + 1):
         for way in (arrays, tf_data, tf_data_untuned, one_worker, two_workers):
             start = time.perf_counter()
-            fed = way(images, masks, recipe.batch_size)
-            model.fit(**fed, shuffle=False, verbose=0, callbacks=[clock])
+            data = way(images, masks, recipe.batch_size)
+            model.fit(**data, shuffle=False, verbose=0, callbacks=[clock])
             epoch = time.perf_counter() - start
-            rows.append({"round": number, "way": way.__name__, "epoch": epoch, "outside": epoch - clock.seconds})
+            row = {"round": number, "way": way.__name__, "epoch": epoch}
+            rows.append(row | {"outside": epoch - clock.seconds})
             click.echo(rows[-1])
-    table = pd.DataFrame(rows).query("round > 0")  # the first compiles
+    table = pd.DataFrame(rows).query("round > 0")  # the first round compiles the model
     table["share"] = table["outside"] / table["epoch"]
-    click.echo(table.groupby("way")[["epoch", "outside", "share"]].agg(["min", "median", "max"]).round(3).to_string())
+    times = table.groupby("way")[["epoch", "outside", "share"]]
+    click.echo(times.agg(["min", "median", "max"]).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""A whole volume through the report's network: ours beside Keras' plain `model.predict`.
+"""How long a whole volume takes: the library, compared with Keras' plain `model.predict`.
 
     python benchmarks/prediction.py SCAN.nii.gz
 
-Untrained weights, 256 px, step 2, the precision that this machine is fast in for both. Each way is a process of its own
-(in turn). "ours" reads the scan, predicts it and writes mask and probability map in its space; "plain" reads it by
-nibabel, resizes every slice as ours does into one float32 array, calls `model.predict` on it (batches of 32, Keras'
-default), and neither brings the result back to the scan nor writes it. Both counted from the loaded run on, so without
-the start of Python and TensorFlow; beside it the part of it that is `model.predict` alone. "plain_untuned" is plain
-without the waits of tf.data that docs/training.md describes.
+Both use the report's network with untrained weights, 256 px, step 2, and the precision that is
+fastest on this machine. They take turns, each in a process of its own.
+
+ours : reads the scan, predicts it, and writes mask and probability map in the scan's space.
+plain : reads the scan with nibabel, resizes all slices as ours does into one float32 array, and
+    calls `model.predict` with its default batch size of 32. It does not resize the result back to
+    the scan, and does not write it as NIfTI.
+plain_untuned : plain without the waits of tf.data that docs/training.md describes.
+
+Times start after the run is loaded, so they leave out the start of Python and TensorFlow. The
+second time of a row is that of `model.predict` alone.
 """
 
 import json
@@ -25,6 +30,7 @@ import nibabel as nib
 import numpy as np
 
 SIZE, STEP = 256, 2
+COLUMNS = ("round", "way", "seconds", "predict", "this / ours", "predict / ours", "peak memory, GB")
 
 
 def make_run(folder, objective="dice"):
@@ -34,45 +40,61 @@ def make_run(folder, objective="dice"):
     import keras
     import pandas as pd
 
-    from covseg_lib import compiling, recipes, storage
-    from covseg_lib.study import REPORT
+    from covseg_lib import files
+    from covseg_lib.study import REPORT_PROFILE
+    from covseg_lib.training import recipes, trainer
 
-    about = {"size": SIZE, "step": STEP, "window_hu": REPORT["window_hu"], "mean": 90.0, "std": 80.0}
+    about = {"size": SIZE, "step": STEP, "window_hu": REPORT_PROFILE["window_hu"]}
+    about |= {"mean": 90.0, "std": 80.0}
     names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
-    recipe = recipes.Recipe("untrained", objective, "slice", 0, 1, about, **{name: REPORT[name] for name in names})
+    settings = {name: REPORT_PROFILE[name] for name in names}
+    recipe = recipes.Recipe(
+        run="untrained",
+        model="untrained",
+        objective=objective,
+        split="slice",
+        fold=0,
+        epochs=1,
+        preprocessing=about,
+        **settings,
+    )
     keras.utils.set_random_seed(0)
     folder.mkdir()
-    compiling.build_model(recipe).save_weights(folder / "best.weights.h5")
-    storage.write_json(folder / "recipe.json", asdict(recipe))
-    storage.write_json(folder / "timing.json", {})
-    storage.write_csv(folder / "history.csv", pd.DataFrame({"epoch": [1]}))
+    trainer.build_model(recipe).save_weights(folder / "best.weights.h5")
+    files.write_json(folder / "recipe.json", asdict(recipe))
+    files.write_json(folder / "timing.json", {})
+    files.write_csv(folder / "history.csv", pd.DataFrame({"epoch": [1]}))
 
 
 def ours(run, scan, folder):
-    """Predict as the command line does, with a probability map."""
-    from covseg_lib import scans
+    """Predict as `covseg predict` does, with a probability map."""
+    from covseg_lib.evaluation import prediction
 
-    scans.predict(run, scans.Job(scan, folder / "mask.nii.gz", folder / "map.nii.gz"))
+    job = prediction.ScanJob(scan, folder / "mask.nii.gz", folder / "map.nii.gz")
+    prediction.predict_scan(run, job)
 
 
-def plain(run, scan, folder, tuned=True):
+def plain(run, scan, folder, autotune=True):
     """Predict all slices in one array; return the seconds of `model.predict` alone."""
-    from covseg_lib import resizing
+    from covseg_lib.data import resizing
 
     about = run.recipe.preprocessing
-    volume = np.asanyarray(nib.load(scan).dataobj)
-    resized = [resizing.resize_image(volume[::STEP, ::STEP, k], (SIZE, SIZE)) for k in range(volume.shape[2])]
+    volume = np.asanyarray(nib.load(scan).dataobj)[::STEP, ::STEP]
+    resized = [
+        resizing.resize_image(volume[..., number], (SIZE, SIZE))
+        for number in range(volume.shape[2])
+    ]
     images = resizing.standardise(np.stack(resized)[..., None], about["mean"], about["std"])
     start = time.perf_counter()
-    probabilities = run.model.predict(images if tuned else _untuned(images), verbose=0)
+    probabilities = run.model.predict(images if autotune else _untuned(images), verbose=0)
     seconds = time.perf_counter() - start
-    np.save(folder / "probabilities.npy", probabilities >= 0.5)
+    np.save(folder / "mask.npy", probabilities >= 0.5)
     return seconds
 
 
 def plain_untuned(run, scan, folder):
-    """Predict the same, but tf.data is told not to tune itself."""
-    return plain(run, scan, folder, tuned=False)
+    """Predict as `plain` with a tf.data.Dataset that does not tune itself."""
+    return plain(run, scan, folder, autotune=False)
 
 
 def _untuned(images):
@@ -86,11 +108,11 @@ def _untuned(images):
 WAYS = {"ours": ours, "plain": plain, "plain_untuned": plain_untuned}
 
 
-def one(way, run_folder, scan):
-    """Run one way in this process, print seconds as JSON."""
-    from covseg_lib import training
+def run_way(way, run_folder, scan):
+    """Run one way in this process; print its seconds, and those of `model.predict`, as JSON."""
+    from covseg_lib.training import trainer
 
-    run = training.read_run(run_folder)
+    run = trainer.read_run(run_folder)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         network = WAYS[way](run, scan, Path(folder))
@@ -98,13 +120,25 @@ def one(way, run_folder, scan):
 
 
 def measure(way, run_folder, scan):
-    """Run a way in a process of its own: seconds, seconds of `model.predict` alone or None, peak memory in GB."""
+    """Run a way in a process of its own.
+
+    Returns
+    -------
+    seconds; seconds of `model.predict` alone, or None; peak memory in GB
+    """
     command = [sys.executable, __file__, str(scan), "--way", way, "--run", str(run_folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    said = process.stdout.read()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     assert status == 0, f"{way} failed"
-    return *json.loads(said), used.ru_maxrss / 1e6
+    return *json.loads(output), used.ru_maxrss / 1e6
+
+
+def print_row(*cells):
+    """Print a row of a Markdown table; None gives an empty cell."""
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    print(f"| {' | '.join(texts)} |", flush=True)
 
 
 @click.command(help=__doc__)
@@ -113,28 +147,25 @@ def measure(way, run_folder, scan):
 @click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), hidden=True)
 def main(scan, rounds, way, run_folder):
-    """Measure in turns, and print a row a round."""
+    """Measure the ways in turn, and print a row for each."""
     if way:
-        return one(way, run_folder, scan)
+        return run_way(way, run_folder, scan)
     with tempfile.TemporaryDirectory() as folder:
         run_folder = Path(folder) / "untrained"
         make_run(run_folder)
-        print("| round | way | seconds | of it predict | this / ours | predict / ours | peak memory, GB |")
-        print("|---|---|---|---|---|---|---|")
+        print_row(*COLUMNS)
+        print_row(*["---"] * len(COLUMNS))
         for number in range(1, rounds + 1):
             measured = {way: measure(way, run_folder, scan) for way in WAYS}
+            base = measured["ours"][0]
             for way, (seconds, network, memory) in measured.items():
-                ratio, of_network = (spent and f"{spent / measured['ours'][0]:.2f}" for spent in (seconds, network))
-                cells = (
-                    number,
-                    way,
-                    f"{seconds:.1f}",
-                    network and f"{network:.1f}",
-                    ratio,
-                    of_network,
-                    f"{memory:.2f}",
+                predict, predict_ratio = None, None
+                if network:
+                    predict, predict_ratio = f"{network:.1f}", f"{network / base:.2f}"
+                ratio = f"{seconds / base:.2f}"
+                print_row(
+                    number, way, f"{seconds:.1f}", predict, ratio, predict_ratio, f"{memory:.2f}"
                 )
-                print(f"| {' | '.join(str(cell or '') for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Slicing and preprocessing: the report's Listings 2.1 and 2.2 against notebooks 01 and 02, in turn.
+"""How long slicing and preprocessing take: the report's listings and notebooks 01 and 02, in turn.
 
-    python benchmarks/preprocessing.py FOLDER         a data set in the Zenodo record's layout
-    python benchmarks/preprocessing.py --phantom DIR  make one of its shapes there first (20 volumes, 3,520 slices)
+    python benchmarks/preprocessing.py FOLDER             a data set in the Zenodo record's layout
+    python benchmarks/preprocessing.py --phantom FOLDER   makes one of the same shapes there first
 
-Each way is a process of its own, start-up counted, run in turn `--rounds` times; the medians of seconds, of peak memory
-and of the rounds' ratios are shown. "floor" gunzips and reads every file
-and writes as many bytes as ours: with one core and zlib, less cannot be done.
+listings : the report's Listings 2.1 and 2.2.
+ours : what notebooks 01 and 02 do.
+floor : gunzips and reads every file and writes as many bytes as ours: the least that one core with
+    zlib can do.
+
+Each way runs `--rounds` times, in a process of its own, whose start counts. The output has the
+medians of seconds, of peak memory and of the rounds' ratios. The phantom data set has 20 volumes
+with 3,520 slices.
 """
 
 import gzip
@@ -29,7 +34,7 @@ GREY_SLICES = (39, 418, 110, 66, 42, 42, 45, 93, 39, 45)
 
 
 def listings(folder, out):
-    """Run Listings 2.1 and 2.2, put right only so far as they run today: get_fdata for get_data, lists for arrays."""
+    """Run Listings 2.1 and 2.2, changed only as needed today: get_fdata, and lists of slices."""
     from skimage.transform import resize
 
     imgs_train, masks_train = [], []
@@ -49,7 +54,7 @@ def listings(folder, out):
         return imgs_p
 
     images = images_resizing(imgs_train)
-    np.save(out / "grey.npy", images)  # for the comparison; small beside what follows
+    np.save(out / "grey.npy", images)  # for `compare`; small compared with images.npy
     images = images[..., np.newaxis].astype("float32")
     images -= np.mean(images)
     images /= np.std(images)
@@ -58,20 +63,21 @@ def listings(folder, out):
 
 
 def ours(folder, out):
-    """Do what notebooks 01 and 02 do."""
-    from covseg_lib import dataset, parallel, slices
+    """Slice and preprocess as notebooks 01 and 02 do."""
+    from covseg_lib import parallel
+    from covseg_lib.data import cases, preprocessing, slicing
     from covseg_lib.study import Study
 
     study = Study(out / "study")
-    cases, left_over = dataset.pair(folder)
+    pairs, left_over = cases.pair_files(folder)
     with parallel.executor() as pool:
         study.create("report", source="folder", dataset=str(folder), cases="all")
-        slices.slice_cases(cases, study, pool=pool, left_over=left_over)
-    slices.build(study, SIZE)
+        slicing.slice_cases(pairs, study, pool=pool, left_over=left_over)
+    preprocessing.preprocess(study, SIZE)
 
 
 def floor(folder, out):
-    """Gunzip and read every file; write what ours writes."""
+    """Gunzip and read every file; write as many bytes as ours."""
     count = sum(nib.load(path).shape[2] for path in (folder / IMAGES).iterdir())
     for path in sorted([*(folder / IMAGES).iterdir(), *(folder / MASKS).iterdir()]):
         with gzip.open(path) as file:
@@ -84,7 +90,7 @@ def floor(folder, out):
 
 
 def measure(way, folder):
-    """Run a way in a process of its own; return seconds, peak memory in GB, and where its results lie."""
+    """Run a way in its own process; return seconds, peak memory in GB, and its output folder."""
     out = Path(tempfile.mkdtemp(prefix=f"{way}_"))
     start = time.perf_counter()
     command = [sys.executable, __file__, "--way", way, "--out", str(out), str(folder)]
@@ -95,32 +101,53 @@ def measure(way, folder):
     return time.perf_counter() - start, used.ru_maxrss / 1e6, out
 
 
-def compare(folder, theirs, our_study):
-    """Return the largest difference in grey levels, and the share of mask pixels that differ, on 0..255 volumes."""
-    from covseg_lib import slices, storage
+def compare(folder, listings_folder, our_study):
+    """Compare the results of listings and ours on the volumes whose values are in 0..255.
+
+    HU volumes are left out, because the listings' cast to uint8 makes their values meaningless.
+
+    Returns
+    -------
+    largest difference in grey levels; share of mask pixels that differ; number of slices compared
+    """
+    from covseg_lib import files
+    from covseg_lib.data import preprocessing
     from covseg_lib.study import Study
 
     study = Study(our_study)
-    about, table = storage.read_json(study.path("preprocessing")), slices.table(study)
-    images, our_masks = (np.load(study.path(name), mmap_mode="r") for name in ("images", "masks"))
-    grey, masks = (np.load(theirs / name, mmap_mode="r") for name in ("grey.npy", "masks.npy"))
+    about, table = files.read_json(study.path("preprocessing")), preprocessing.slice_table(study)
+    images, masks = (np.load(study.path(name), mmap_mode="r") for name in ("images", "masks"))
+    their_grey, their_masks = (
+        np.load(listings_folder / name, mmap_mode="r") for name in ("grey.npy", "masks.npy")
+    )
     worst, differing, compared = 0.0, 0, 0
     for row, case in enumerate(table["case"]):
-        if nib.load(folder / IMAGES / f"{case}.nii.gz").get_data_dtype() == np.uint8:  # a cast of HU is nonsense
-            image = images[row, ..., 0] * about["std"] + about["mean"]
-            worst = max(worst, float(np.abs(image - grey[row].T[::-1, ::-1]).max()))
-            differing += np.count_nonzero(our_masks[row, ..., 0] != (masks[row, ..., 0].T[::-1, ::-1] > 0))
-            compared += 1
+        if nib.load(folder / IMAGES / f"{case}.nii.gz").get_data_dtype() != np.uint8:
+            continue
+        grey = images[row, ..., 0] * about["std"] + about["mean"]
+        worst = max(worst, float(np.abs(grey - _upright(their_grey[row])).max()))
+        mask, their_mask = masks[row, ..., 0], _upright(their_masks[row, ..., 0]) > 0
+        differing += np.count_nonzero(mask != their_mask)
+        compared += 1
     return worst, differing / (compared * SIZE**2), compared
 
 
-def make_phantom(folder):
-    """Write a data set of the Zenodo record's shapes: phantom slices, enlarged, repeated, each with its own noise."""
-    from covseg_lib import anatomy, volumes
+def _upright(image):
+    """Turn a slice of the listings, which is in the file's order, as the library shows it."""
+    return image.T[::-1, ::-1]
 
-    drawn = anatomy.make_volume((20, 256, 256), 7, np.random.default_rng(1), np.random.default_rng(2))[:2]
+
+def make_phantom(folder):
+    """Write a data set of the Zenodo record's shapes, from phantom slices with different noise."""
+    from covseg_lib.data import phantom, volumes
+
+    anatomy, disease = np.random.default_rng(1), np.random.default_rng(2)
+    drawn = phantom.draw_chest((20, 256, 256), 7, anatomy, disease)[:2]
     shapes = [(f"coronacases_{n:03d}", s, 512, 512) for n, s in enumerate(HU_SLICES, 1)]
-    shapes += [(f"radiopaedia_{n}_0", s, 630, 401 if s == 110 else 630) for n, s in enumerate(GREY_SLICES, 1)]
+    shapes += [
+        (f"radiopaedia_{n}_0", s, 630, 401 if s == 110 else 630)
+        for n, s in enumerate(GREY_SLICES, 1)
+    ]
     for name, count, width, height in shapes:
         noise = np.random.default_rng(count)
         columns, rows = (np.arange(n) * 256 // n for n in (width, height))
@@ -130,12 +157,13 @@ def make_phantom(folder):
         image = volumes.to_grey(image) if name.startswith("radio") else image
         for place, array in ((IMAGES, image), (MASKS, mask)):
             (folder / place).mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.diag([0.7, 0.7, 1, 1])), folder / place / f"{name}.nii.gz")
+            volume = nib.Nifti1Image(array, np.diag([0.7, 0.7, 1, 1]))
+            nib.save(volume, folder / place / f"{name}.nii.gz")
 
 
-@click.command()
+@click.command(help=__doc__)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--phantom", is_flag=True, help="Make a data set of the Zenodo record's shapes in FOLDER first.")
+@click.option("--phantom", is_flag=True, help="First make a phantom data set in FOLDER.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--way", type=click.Choice(WAYS), hidden=True)
 @click.option("--out", type=click.Path(path_type=Path), hidden=True)
@@ -158,11 +186,12 @@ def main(folder, phantom, rounds, way, out):
     print("\n| way | seconds | peak memory, GB | listings / this |\n|---|---|---|---|")
     for way in WAYS:
         seconds, memory = np.median(measured[way], axis=0)
-        ratio = np.median([theirs[0] / its[0] for theirs, its in zip(measured["listings"], measured[way], strict=True)])
+        rounds = zip(measured["listings"], measured[way], strict=True)
+        ratio = np.median([theirs[0] / this[0] for theirs, this in rounds])
         print(f"| {way} | {seconds:.1f} | {memory:.2f} | {ratio:.1f} |")
     print(
-        f"\n{compared} slices of 0..255 volumes: grey levels differ by {worst:.2f} at most, masks in "
-        f"{differing:.3%} of all pixels (at a lesion's rim the listing rounds down what its resize made of 0 and 1)"
+        f"\n{compared} slices of 0..255 volumes: grey levels differ by {worst:.2f} at most, masks "
+        f"in {differing:.3%} of all pixels (the listing rounds the edges of lesions down to 0)"
     )
 
 

@@ -1,10 +1,11 @@
-"""How fast the U-Net learns: ours beside plain Keras and PyTorch, on a study whose slices are made.
+"""How fast the U-Net trains: the library, compared with plain Keras and plain PyTorch.
 
-    covseg run --study /tmp/s -p PROFILE report -p DATASET <volumes> --only 01 --only 02
+    covseg run --study /tmp/s -p PROFILE report -p DATASET FOLDER --only 01 --only 02
     pip install torch
     python benchmarks/training.py --study /tmp/s
 
-Every figure is from a process of its own; in each round all take turns. A step of one slice of 256 px is 72 GFLOP.
+Each measurement is in a process of its own, and all take turns in each round. A training step of
+one slice of 256 px needs 72 GFLOP.
 """
 
 import json
@@ -20,15 +21,15 @@ import click
 import numpy as np
 import pandas as pd
 
-from covseg_lib import slices
-from covseg_lib.study import REPORT, Study
+from covseg_lib.data import preprocessing
+from covseg_lib.study import REPORT_PROFILE, Study
 
 BATCH, WARM_UP = 8, 2
 GFLOP = 72  # a training step of one slice of 256 x 256, counted from the layers
 
 
 def keras_plain(images, masks, fit=True):
-    """Float32, Keras' own initialisation and Adam, fit on arrays: as the report's listings are written."""
+    """Train as in the report's listings: `fit` on arrays, float32, Keras' initialisers and Adam."""
     import keras
     from keras import layers
 
@@ -52,30 +53,37 @@ def keras_plain(images, masks, fit=True):
             model.train_on_batch(images[start : start + BATCH], masks[start : start + BATCH])
             for start in range(first, last, BATCH)
         ]
-    return lambda first, last: model.fit(images[first:last], masks[first:last], batch_size=BATCH, verbose=0)
+    return lambda first, last: model.fit(
+        images[first:last], masks[first:last], batch_size=BATCH, verbose=0
+    )
 
 
 def keras_steps(images, masks):
-    """Train the same by single steps, without fit."""
+    """Train the network of `keras_plain` step by step, without `fit`."""
     return keras_plain(images, masks, fit=False)
 
 
-def torch_plain(images, masks, last=False, bfloat16=False):
-    """Train the same network as people write it in PyTorch, float32."""
+def torch_plain(images, masks, channels_last=False, bfloat16=False):
+    """Train the same network in plain PyTorch, float32."""
     import torch
     from torch import nn
 
     def twice(inputs, filters):
-        convolutions = nn.Conv2d(inputs, filters, 3, padding=1), nn.Conv2d(filters, filters, 3, padding=1)
-        return nn.Sequential(convolutions[0], nn.ReLU(inplace=True), convolutions[1], nn.ReLU(inplace=True))
+        first = nn.Conv2d(inputs, filters, 3, padding=1)
+        second = nn.Conv2d(filters, filters, 3, padding=1)
+        return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
     class UNet(nn.Module):
         def __init__(self):
             super().__init__()
             widths = [32, 64, 128, 256, 512]
-            self.down = nn.ModuleList(twice(a, b) for a, b in zip([1, *widths[:3]], widths[:4], strict=True))
+            self.down = nn.ModuleList(
+                twice(a, b) for a, b in zip([1, *widths[:3]], widths[:4], strict=True)
+            )
             self.middle = twice(256, 512)
-            self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[3::-1])
+            self.up = nn.ModuleList(
+                nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[3::-1]
+            )
             self.merge = nn.ModuleList(twice(2 * w, w) for w in widths[3::-1])
             self.last, self.pool = nn.Conv2d(32, 1, 1), nn.MaxPool2d(2)
 
@@ -89,14 +97,17 @@ def torch_plain(images, masks, last=False, bfloat16=False):
                 x = merge(torch.cat([skips.pop(), up(x)], dim=1))
             return self.last(x)
 
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     model = UNet().to(memory_format=layout)
     assert sum(weights.numel() for weights in model.parameters()) == 7_759_521
     optimizer, loss_of = torch.optim.Adam(model.parameters()), nn.BCEWithLogitsLoss()
 
     def train(first, last):
         for start in range(first, last, BATCH):
-            x, y = (torch.from_numpy(a[start : start + BATCH]).permute(0, 3, 1, 2) for a in (images, masks))
+            x, y = (
+                torch.from_numpy(a[start : start + BATCH]).permute(0, 3, 1, 2)
+                for a in (images, masks)
+            )
             x = x.to(memory_format=layout)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -110,73 +121,78 @@ def torch_plain(images, masks, last=False, bfloat16=False):
 
 
 def torch_channels_last(images, masks):
-    """Train the same in float32, channels last."""
-    return torch_plain(images, masks, last=True)
+    """Train in PyTorch with channels last, float32."""
+    return torch_plain(images, masks, channels_last=True)
 
 
 def torch_bfloat16(images, masks):
-    """Train the same, channels last and bfloat16."""
-    return torch_plain(images, masks, last=True, bfloat16=True)
+    """Train in PyTorch with channels last and bfloat16."""
+    return torch_plain(images, masks, channels_last=True, bfloat16=True)
 
 
 def ours(images, masks, precision="auto", xla=False):
-    """Train by the library's model, compiled as its notebooks do, and its batches."""
-    from covseg_lib import compiling, recipes
-    from covseg_lib.batches import Batches
+    """Train the library's model, compiled as in the notebooks, on the library's `Batches`."""
+    from covseg_lib.training import recipes, trainer
+    from covseg_lib.training.batches import Batches
 
     names = ("base_filters", "depth", "learning_rate", "seed")
-    settings = {name: REPORT[name] for name in names} | {"batch_size": BATCH, "precision": precision}
-    model = compiling.compile_model(
-        recipes.Recipe("bench", "iou", "slice", 0, 1, {"size": images.shape[1]}, **settings)
+    recipe = recipes.Recipe(
+        run="benchmark",
+        model="benchmark",
+        objective="iou",
+        split="slice",
+        fold=0,
+        epochs=1,
+        preprocessing={"size": images.shape[1]},
+        batch_size=BATCH,
+        precision=precision,
+        **{name: REPORT_PROFILE[name] for name in names},
     )
+    model = trainer.compile_model(recipe)
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(
-        Batches(images, masks, np.arange(first, last), BATCH), shuffle=False, verbose=0
+        Batches(images, masks, np.arange(first, last), BATCH, seed=0), shuffle=False, verbose=0
     )
 
 
 def ours_float32(images, masks):
-    """Train the same in float32."""
+    """Train as `ours` in float32."""
     return ours(images, masks, "float32")
 
 
 def ours_bfloat16(images, masks):
-    """Train the same in mixed bfloat16."""
+    """Train as `ours` in mixed bfloat16."""
     return ours(images, masks, "mixed_bfloat16")
 
 
 def ours_xla(images, masks):
-    """Train the same, compiled by XLA."""
+    """Train as `ours`, compiled by XLA."""
     return ours(images, masks, xla=True)
 
 
 def matmul(images, masks):
-    """Multiply matrices, in the precision of `ours`, for as much arithmetic: what the machine allows."""
+    """Multiply matrices for as many operations and in the precision of `ours`: the upper limit."""
     import torch
 
-    from covseg_lib import hardware
+    from covseg_lib.training import devices
 
-    dtype = torch.float32 if hardware.precision() == "float32" else torch.bfloat16
+    dtype = torch.float32 if devices.dtype_policy("auto") == "float32" else torch.bfloat16
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     products = GFLOP * 1e9 * (images.shape[1] / 256) ** 2 / (2 * 2048**3)  # of a slice
     return lambda first, last: [a @ b for _ in range(round((last - first) * products))]
 
 
-CONTESTANTS = {
-    f.__name__: f
-    for f in (
-        *(keras_plain, keras_steps, torch_plain, torch_channels_last, torch_bfloat16),
-        *(ours, ours_float32, ours_bfloat16, ours_xla, matmul),
-    )
-}
+_ways = [keras_plain, keras_steps, torch_plain, torch_channels_last, torch_bfloat16]
+_ways += [ours, ours_float32, ours_bfloat16, ours_xla, matmul]
+WAYS = {way.__name__: way for way in _ways}
 
 
 def measure(name, study, steps):
-    """Return slices/s of a contestant after `WARM_UP` steps."""
-    rows = slices.rows_of(Study(study), "train")[: (WARM_UP + steps) * BATCH]
-    images, masks = (array[rows] for array in slices.arrays(Study(study)))
-    train = CONTESTANTS[name](images, masks)
+    """Return the slices a second of a way, measured after `WARM_UP` steps."""
+    rows = preprocessing.subset_rows(Study(study), "train")[: (WARM_UP + steps) * BATCH]
+    images, masks = (array[rows] for array in preprocessing.open_arrays(Study(study)))
+    train = WAYS[name](images, masks)
     train(0, WARM_UP * BATCH)
     start = time.perf_counter()
     train(WARM_UP * BATCH, len(images))
@@ -187,27 +203,30 @@ def measure(name, study, steps):
 @click.option("--study", required=True, type=click.Path(exists=True))
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--steps", default=5, show_default=True)
-@click.option("--only", "names", multiple=True, type=click.Choice(list(CONTESTANTS)), default=list(CONTESTANTS))
+@click.option("--only", "names", multiple=True, type=click.Choice(list(WAYS)), default=list(WAYS))
 @click.option("--one", hidden=True)
 def main(study, rounds, steps, names, one):
-    """Measure in turns; print medians, and how many times as fast ours is, round by round."""
+    """Measure the ways in turn; print medians, and the ratio of ours to each way."""
     if one:
         click.echo(json.dumps(measure(one, study, steps)))
         return
     results = []
+    base = [sys.executable, __file__, "--study", study, "--steps", str(steps)]
+    options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[1]}
     for number in range(rounds):
         for name in names:
-            command = [sys.executable, __file__, "--study", study, "--steps", str(steps), "--one", name]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+            done = subprocess.run([*base, "--one", name], **options)
             if done.returncode:
                 raise click.ClickException(done.stderr)
-            results.append({"round": number, "name": name, "value": json.loads(done.stdout.splitlines()[-1])})
+            value = json.loads(done.stdout.splitlines()[-1])
+            results.append({"round": number, "name": name, "value": value})
             click.echo(results[-1])
     table = pd.DataFrame(results).pivot(index="round", columns="name", values="value")[list(names)]
-    summary = pd.DataFrame({"slices/s": table.median(), "least": table.min(), "most": table.max()})
+    summary = pd.DataFrame({"slices/s": table.median(), "min": table.min(), "max": table.max()})
     if "ours" in table:
-        times = table.rdiv(table["ours"], axis=0)
-        summary = summary.assign(**{"ours is": times.median(), "at least": times.min(), "at most": times.max()})
+        ratios = table.rdiv(table["ours"], axis=0)
+        summary["ours / this"] = ratios.median()
+        summary["ratio min"], summary["ratio max"] = ratios.min(), ratios.max()
     click.echo(summary.round(2).to_string())
 
 

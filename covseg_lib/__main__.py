@@ -1,155 +1,249 @@
-"""The command line: `covseg` or `python -m covseg_lib`."""
+"""The command line: `covseg` or `python -m covseg_lib`.
+
+Commands import what they need themselves, so that `--help` does not wait for TensorFlow.
+"""
 
 from pathlib import Path
 
 import click
 import pandas as pd
 
-from covseg_lib import storage
+from covseg_lib import files
 from covseg_lib.study import Study
 
+PATH = click.Path(path_type=Path)
+EXISTING_PATH = click.Path(path_type=Path, exists=True)
 STUDY = click.option(
     "--study",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default="study",
     show_default=True,
-    help="The study's folder.",
+    help="Folder of the study.",
 )
+PARAMETERS = click.option(
+    "-p",
+    "parameters",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Set a notebook parameter, for example -p EPOCHS 10. Repeat it for several.",
+)
+TABLE_2_1 = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen"]
+TABLE_2_1 += ["test", "report_test"]
 
 
 @click.group()
 @click.version_option(package_name="covseg")
-def main():
+def main() -> None:
     """COVID-19 lesion segmentation in chest CT, notebook by notebook. Not a medical device."""
 
 
-@main.command()
+@main.command("run")
 @STUDY
-@click.option("--only", multiple=True, metavar="NUMBER", help="Only this notebook, as 03; may be given again.")
-@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a notebook parameter.")
-def run(folder, only, parameters):
-    """Execute the notebooks in order into the study's notebooks/ and print Table 2.1."""
-    from covseg_lib import runner
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NUMBER",
+    help="Run only this notebook, for example 03. Repeat it for several.",
+)
+@PARAMETERS
+def run_command(folder, only, parameters) -> None:
+    """Run the notebooks in order, and print Table 2.1.
+
+    The executed copies are written to the study's notebooks/.
+    """
+    from covseg_lib.batch import notebooks
 
     study = Study(folder)
-    values = {name: runner.parse_value(value) for name, value in parameters}
+    values = {name: notebooks.parse_value(value) for name, value in parameters}
     try:
-        made = runner.run(study, values, only)
-    except (ValueError, OSError, runner.NotebookFailed) as error:
+        executed = notebooks.run_notebooks(study, values, only)
+    except (ValueError, OSError, notebooks.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
-    if any(notebook.name.startswith("06") for notebook in made):
-        columns = ["epochs", "first_epoch_s", "other_epochs_s", "seen", "report_seen", "test", "report_test"]
-        index = ["split", "model"]
-        table_2_1, scores = (storage.read_csv(study.need(name), index).round(4) for name in ("table", "scores"))
-        click.echo(f"\nTable 2.1, each model under the metric it was compiled with\n{table_2_1[columns].to_string()}")
-        click.echo(f"\nOn the test slices, under every metric\n{scores.to_string()}\n")
-        for figure in sorted(study.path("figures").glob("*.png")):
-            click.echo(figure)
-        click.echo(f"{study.path('report')}\nNot a medical device.")
+    if any(notebook.name.startswith("06") for notebook in executed):
+        _print_results(study)
 
 
-@main.command()
+def _print_results(study):
+    """Print what notebook 06 made: two tables, and the paths of the figures and the report."""
+    index = ["split", "model"]
+    table, scores = (
+        files.read_csv(study.need(name), index).round(4) for name in ("table", "scores")
+    )
+    click.echo("\nTable 2.1: each model under the metric that it was compiled with")
+    click.echo(table[TABLE_2_1].to_string())
+    click.echo(f"\nThe test slices under every metric\n{scores.to_string()}\n")
+    for figure in sorted(study.path("figures").glob("*.png")):
+        click.echo(figure)
+    click.echo(f"{study.path('report')}\nNot a medical device.")
+
+
+@main.command("sweep")
 @STUDY
-@click.option("--notebook", "numbers", multiple=True, metavar="NUMBER", help="A notebook that trains, as 03.")
-@click.option("--vary", multiple=True, metavar="NAME=VALUE,VALUE", help="A parameter and its values, as EPOCHS=10,50.")
-@click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of all runs.")
-@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The same said in YAML.")
-@click.option("--workers", type=click.IntRange(1), help="Notebooks at a time; by default one on a GPU, else three.")
-@click.option("--scheduler", default="", metavar="ADDRESS", help="Of a Dask cluster, as tcp://10.0.0.1:8786.")
-@click.option("--dry-run", is_flag=True, help="List the runs with their state and an estimate of their time.")
-def sweep(folder, numbers, vary, parameters, file, workers, scheduler, dry_run):
-    """Train every notebook with every combination of values, what is missing of that, and compare all runs.
+@click.option(
+    "--notebook",
+    "numbers",
+    multiple=True,
+    metavar="NUMBER",
+    help="A notebook that trains: 03, 04 or 05. Repeat it for several.",
+)
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="NAME=VALUE,VALUE",
+    help="A parameter and its values, for example EPOCHS=10,50. Repeat it for several.",
+)
+@PARAMETERS
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Read notebooks, vary and parameters from a YAML file. Other options win over it.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of notebooks that run at the same time. [default: 1 on a GPU, else up to 3]",
+)
+@click.option(
+    "--scheduler",
+    default="",
+    metavar="ADDRESS",
+    help="Run on a Dask cluster: the scheduler's address, for example tcp://10.0.0.1:8786.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only list the runs, their state and an estimate of their time.",
+)
+def sweep_command(folder, numbers, vary, parameters, file, workers, scheduler, dry_run) -> None:
+    """Train every notebook with every combination of values, and compare all runs.
 
-    Runs are called as what they vary, as dice_epochs10_seed0. Called again, a sweep does what is missing. What fails
-    does not stop the others; the exit status is 1 then.
+    A run is named after what is varied, for example dice_epochs10_seed0. Run the same command again
+    to continue: finished runs are skipped. A run that fails does not stop the others, but the exit
+    status is 1 then.
     """
-    from covseg_lib import grid, runner, runs
-    from covseg_lib import sweep as sweeping
+    from covseg_lib.batch import grid, notebooks, sweep
 
     study = Study(folder.resolve())
     try:
-        of_file = grid.read_file(file) if file else ((), {}, {})
-        varied, values = grid.parse_vary(vary), {name: runner.parse_value(value) for name, value in parameters}
-        said = varied | values  # what is said here wins over the file
-        kept = [{name: value for name, value in part.items() if name not in said} for part in of_file[1:]]
-        jobs = grid.plan(study, numbers or of_file[0], kept[0] | varied, kept[1] | values)
+        jobs = _read_jobs(study, numbers, vary, parameters, file)
         if dry_run:
-            click.echo(_planned(grid.seconds(study, jobs), sweeping.states(study, jobs), jobs))
+            seconds, states = grid.estimate_seconds(study, jobs), sweep.job_states(study, jobs)
+            click.echo(_describe_plan(seconds, states, jobs))
             return
-        done = sweeping.run(study, jobs, workers, scheduler)
+        done = sweep.run_sweep(study, jobs, workers, scheduler)
         for row in done[done["state"] != "finished"].itertuples():
-            click.echo(f"{row.run} {row.state}: {row.why or 'left alone'}")
-        runner.run(study, {"VARY": {}}, ["07"])
-    except (ValueError, OSError, ImportError, runner.NotebookFailed) as error:
+            why = str(row.why) or "another process trains it"
+            click.echo(f"{row.run} {row.state}: {why}")
+        notebooks.run_notebooks(study, {"VARY": {}}, ["07"])
+    except (ValueError, OSError, ImportError, notebooks.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"\n{runs.brief(storage.read_csv(study.need('runs'), 'run')).to_string()}\n")
-    click.echo(f"{study.path('runs')}\n{study.path('figure', name='runs')}\n{study.path('sweep_log')}")
-    click.echo("Not a medical device.")
+    _print_comparison(study)
     failed = (done["state"] == "failed").sum()
     if failed:
-        raise click.ClickException(f"{failed} of {len(done)} runs failed; the same command tries these again")
+        raise click.ClickException(
+            f"{failed} of {len(done)} runs failed; run the same command again to retry them"
+        )
 
 
-def _planned(seconds, states, jobs):
-    """Return in words what a sweep would do, and how long that would take."""
+def _read_jobs(study, numbers, vary, parameters, file):
+    """Return the jobs of a sweep from its options and its file; the options win."""
+    from covseg_lib.batch import grid, notebooks
+
+    file_numbers, file_vary, file_values = grid.read_sweep_file(file) if file else ((), {}, {})
+    varied = grid.parse_vary(vary)
+    values = {name: notebooks.parse_value(value) for name, value in parameters}
+    for name in varied.keys() | values.keys():
+        file_vary.pop(name, None)
+        file_values.pop(name, None)
+    return grid.plan_sweep(study, numbers or file_numbers, file_vary | varied, file_values | values)
+
+
+def _describe_plan(seconds, states, jobs):
+    """Return a table of the jobs, and the time that the missing ones would take."""
     rows = [(job.recipe.run, job.notebook.stem, job.recipe.epochs) for job in jobs]
-    table = pd.DataFrame(rows, columns=["run", "notebook", "epochs"]).assign(state=states, minutes=seconds)
-    table["minutes"] = (table["minutes"] / 60).round(1)
+    table = pd.DataFrame(rows, columns=["run", "notebook", "epochs"])
+    table = table.assign(state=states, minutes=(pd.Series(seconds, dtype=float) / 60).round(1))
     total = table.loc[table["state"] == "to do", "minutes"].sum(skipna=False)
-    said = "no finished run of this network to estimate from" if pd.isna(total) else f"{total:.1f} minutes of training"
-    return f"{table.to_string(index=False)}\nto do: {said}, one after the other; a notebook's start comes on top"
+    time = f"{total:.1f} minutes of training, one run after the other, plus each notebook's start"
+    if pd.isna(total):
+        time = "unknown time, no finished run of this network to estimate from"
+    return f"{table.to_string(index=False)}\nto do: {time}"
 
 
-@main.command()
+def _print_comparison(study):
+    """Print what notebook 07 made: the table of runs, and the paths of table, figure and log."""
+    from covseg_lib.batch import runs
+
+    click.echo(f"\n{runs.brief_table(files.read_csv(study.need('runs'), 'run')).to_string()}\n")
+    for path in (study.path("runs"), study.path("figure", name="runs"), study.path("sweep_log")):
+        click.echo(path)
+    click.echo("Not a medical device.")
+
+
+@main.command("runs")
 @STUDY
-def runs(folder):
+def runs_command(folder) -> None:
     """List the runs of a study, finished or not."""
-    from covseg_lib import runs
+    from covseg_lib.batch import runs
 
     try:
-        found = runs.listing(Study(folder))
-        click.echo(
-            runs.brief(found).to_string() if len(found) else f"no runs in {folder}: run notebook 03, 04 or 05 first"
-        )
+        table = runs.list_runs(Study(folder))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    nothing = f"no runs in {folder}: run notebook 03, 04 or 05 first"
+    click.echo(runs.brief_table(table).to_string() if len(table) else nothing)
 
 
-@main.command()
-@click.argument("scan", type=click.Path(path_type=Path, exists=True))
+@main.command("predict")
+@click.argument("scan", type=EXISTING_PATH)
 @click.option(
-    "--run", "folder", type=click.Path(path_type=Path), default="study/models/dice", show_default=True, help="A run."
+    "--run",
+    "folder",
+    type=PATH,
+    default="study/models/dice",
+    show_default=True,
+    help="Folder of the trained run.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write, as mask.nii.gz.")
-@click.option("--probabilities", type=click.Path(path_type=Path), help="The probability map to write, as map.nii.gz.")
-@click.option("--lungs", type=click.Path(path_type=Path, exists=True), help="A lung mask, for percent of the lungs.")
-def predict(scan, folder, out, probabilities, lungs):
-    """Write the lesion mask of a CT volume in the scan's own space.
+@click.option("--out", type=PATH, required=True, help="Mask to write, for example mask.nii.gz.")
+@click.option(
+    "--probabilities", type=PATH, help="Probability map to write, for example map.nii.gz."
+)
+@click.option(
+    "--lungs",
+    type=EXISTING_PATH,
+    help="Lung mask to read. The percentage of the lungs with lesions is then printed too.",
+)
+def predict_command(scan, folder, out, probabilities, lungs) -> None:
+    """Write the lesion mask of a CT volume, in the same space as the scan.
 
-    Where SCAN is a folder all volumes in it are predicted, and the options name folders, in which files are called as
-    the scans are. A scan that fails does not stop the others.
+    SCAN is a NIfTI file or a folder. With a folder, all its volumes are predicted, and --out,
+    --probabilities and --lungs are folders too, whose files have the names of the scans. A scan
+    that fails does not stop the others.
     """
-    from covseg_lib import scans
+    from covseg_lib.evaluation import prediction
 
     try:
-        jobs = scans.plan(scan, out, probabilities, lungs)
-        from covseg_lib import training
+        jobs = prediction.plan_scans(scan, out, probabilities, lungs)
+        from covseg_lib.training import trainer  # after the check of the paths: it loads TensorFlow
 
-        run = training.read_run(folder)
+        run = trainer.read_run(folder)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     failed = []
     for job in jobs:
         try:
-            click.echo(f"{job.out}: {scans.predict(run, job)}")
+            click.echo(f"{job.out}: {prediction.predict_scan(run, job)}")
         except (ValueError, OSError) as error:
             if not scan.is_dir():
                 raise click.ClickException(str(error)) from error
             failed.append(f"  {job.scan.name}: {error}")
     click.echo("Not a medical device.")
     if failed:
-        raise click.ClickException("\n".join([f"{len(failed)} of {len(jobs)} scans have no mask:", *failed]))
+        raise click.ClickException(
+            "\n".join([f"{len(failed)} of {len(jobs)} scans have no mask:", *failed])
+        )
 
 
 if __name__ == "__main__":

@@ -2,28 +2,36 @@
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from typing import Any
 
 import psutil
 from tqdm import tqdm
 
 from covseg_lib import colab
 
-MOST_NOTEBOOKS = 3  # the report's three trainings; a kernel that starts leaves the cores to others half of the time
-BYTES_A_NOTEBOOK = 4e9  # that training at the report's sizes takes
+MAX_NOTEBOOKS = 3  # the report's three trainings; a starting kernel uses little of its cores
+BYTES_PER_NOTEBOOK = 4e9  # memory of a training at the report's sizes
 
 
 @contextlib.contextmanager
-def executor(scheduler="", workers=None):
+def executor(scheduler: str = "", workers: int | None = None) -> Iterator[Executor]:
     """Yield a concurrent.futures executor.
 
     Parameters
     ----------
     scheduler : str
-        Address of a dask.distributed scheduler, as "tcp://10.0.0.1:8786"; the study and the data set must lie on a
-        file system that its workers share. Empty: threads of this process (gunzip and NumPy leave the GIL alone).
+        Address of a dask.distributed scheduler, for example "tcp://10.0.0.1:8786". Its workers
+        must share the file system with the study and the data set. Empty: threads of this process
+        (gunzip and NumPy release the GIL).
     workers : int, optional
-        How many threads; by default one a core, four at most: each holds a volume in memory.
+        Number of threads. Default: one a core, at most four, because each holds a volume in memory.
+
+    Raises
+    ------
+    ImportError
+        A scheduler is given, and dask.distributed is not installed.
     """
     if not scheduler:
         with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
@@ -32,15 +40,29 @@ def executor(scheduler="", workers=None):
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError('a SCHEDULER needs dask.distributed: pip install "dask[distributed]"') from error
+        raise ImportError(
+            'a SCHEDULER needs dask.distributed: pip install "dask[distributed]"'
+        ) from error
     with Client(scheduler, timeout="20s") as client:
         yield client.get_executor(pure=False, retries=3)
 
 
-def run(pool, function, jobs, description):
-    """Return [function(*job) for job in jobs], computed by an executor, with a progress bar.
+def run_jobs(
+    pool: Executor | None, function: Callable, jobs: Sequence[tuple], description: str
+) -> list[Any]:
+    """Return [function(*job) for job in jobs], with a progress bar.
 
-    Without one (None), jobs are done one after the other. The first error stops what has not started and is raised.
+    The first error cancels the jobs that have not started, and is raised.
+
+    Parameters
+    ----------
+    pool : concurrent.futures executor or None
+        None: one job after the other.
+    function : callable
+    jobs : list of tuple
+        The arguments of each call.
+    description : str
+        Text of the progress bar.
     """
     if pool is None:
         return [function(*job) for job in tqdm(jobs, desc=description, unit="job")]
@@ -55,22 +77,26 @@ def run(pool, function, jobs, description):
     return [future.result() for future in futures]
 
 
-def default_workers():
-    """Return how many notebooks run at a time: one on a GPU, else up to three, as far as the memory is enough."""
+def default_workers() -> int:
+    """Return how many notebooks run at a time: one on a GPU, else up to three if memory allows."""
     if colab.has_gpu():
         return 1
-    return int(min(MOST_NOTEBOOKS, max(1, psutil.virtual_memory().available // BYTES_A_NOTEBOOK)))
+    fitting = int(psutil.virtual_memory().available // BYTES_PER_NOTEBOOK)
+    return min(MAX_NOTEBOOKS, max(1, fitting))
 
 
 @contextlib.contextmanager
-def shared_cores(workers):
-    """Let each of several kernels that are started in this block compute in its part of the cores only."""
-    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
-    ours = {} if workers == 1 else dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // workers)))
-    ours = {name: value for name, value in ours.items() if name not in os.environ}
-    os.environ.update(ours)
+def shared_cores(workers: int) -> Iterator[None]:
+    """Give each of `workers` kernels that are started in this block an equal part of the cores.
+
+    TensorFlow and OpenMP read the numbers from environment variables; existing ones are kept.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS") if workers > 1 else ()
+    added = {name: threads for name in names if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in ours:
+        for name in added:
             del os.environ[name]

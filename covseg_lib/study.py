@@ -1,18 +1,20 @@
-"""One study is one folder. This module knows every path in it and the settings it was made with."""
+"""A study is one folder. This module knows all paths in it, and its settings."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from covseg_lib import storage
+from covseg_lib import files
 
 LAYOUT = {  # name: (path below the study's folder, what makes it)
     "settings": ("study.json", "notebook 01"),
     "dataset": ("dataset", "notebook 01"),
     "images": ("processed_data/images.npy", "notebook 02"),
     "masks": ("processed_data/masks.npy", "notebook 02"),
-    "lungs": ("processed_data/lungs.npy", "notebook 02, where every case has a lung mask"),
+    "lungs": ("processed_data/lungs.npy", "notebook 02 (if every case has a lung mask)"),
     "slices": ("processed_data/slices.csv", "notebook 02"),
     "preprocessing": ("processed_data/preprocessing.json", "notebook 02"),
     "sliced_data": ("sliced_data", "notebook 01"),
@@ -44,15 +46,15 @@ LAYOUT = {  # name: (path below the study's folder, what makes it)
     "report": ("report.html", "the command `covseg run`"),
 }
 
-LUNG_WINDOW_HU = (-1250, 250)  # the window with which the data's authors bring HU to 0..255
-
-LESION_FROM = 0.5  # probability from which a pixel counts as lesion
+LUNG_WINDOW_HU = (-1250, 250)  # the data's authors convert HU to 0..255 with this window
+LESION_THRESHOLD = 0.5  # a pixel with at least this probability is predicted as lesion
 
 DOWNLOADS = ("zenodo", "medseg")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 
-REPORT = {  # the report's own sizes, split and epochs; `recipes.Recipe` says why the others are as they are
+# The report's own sizes, split and epochs; `recipes.Recipe` gives the reasons for the others.
+REPORT_PROFILE: dict[str, Any] = {
     "source": "zenodo",
     "dataset": "",
     "cases": "report",
@@ -69,7 +71,8 @@ REPORT = {  # the report's own sizes, split and epochs; `recipes.Recipe` says wh
     "precision": "auto",
     "seed": 0,
 }
-DEMO = REPORT | {  # phantoms and a small network: the whole study in a few minutes on two cores
+# Phantoms and a small network: the whole study takes a few minutes on two cores.
+DEMO_PROFILE: dict[str, Any] = REPORT_PROFILE | {
     "source": "phantom",
     "cases": "all",
     "size": 64,
@@ -78,10 +81,10 @@ DEMO = REPORT | {  # phantoms and a small network: the whole study in a few minu
     "depth": 2,
     "epochs": {"accuracy": 10, "iou": 10, "dice": 10},
     "batch_size": 4,  # more steps in an epoch
-    "learning_rate": 4e-3,  # a small network bears more
+    "learning_rate": 4e-3,  # a small network tolerates a larger one
     "precision": "float32",  # the same on every machine
 }
-PROFILES = {"demo": DEMO, "report": REPORT}
+PROFILES = {"demo": DEMO_PROFILE, "report": REPORT_PROFILE}
 
 
 class Study:
@@ -90,7 +93,7 @@ class Study:
     Parameters
     ----------
     root : path
-        The study's folder. It need not exist yet.
+        The study's folder. It does not have to exist yet.
 
     Examples
     --------
@@ -98,91 +101,119 @@ class Study:
     'study/models/dice/best.weights.h5'
     """
 
-    def __init__(self, root):
+    def __init__(self, root: str | Path):
         self.root = Path(root)
 
     def __repr__(self):
         return f"Study({str(self.root)!r})"
 
-    def path(self, name, /, **parts):
-        """Return the path called `name` in `LAYOUT`, its {parts} filled in."""
+    def path(self, name: str, /, **parts: str) -> Path:
+        """Return the path called `name` in `LAYOUT`; `parts` replace {run}, {case} and {name}."""
         return self.root / LAYOUT[name][0].format(**parts)
 
-    def need(self, name, /, **parts):
-        """Return the same path, or raise FileNotFoundError naming the notebook or command that makes it."""
+    def need(self, name: str, /, **parts: str) -> Path:
+        """Return the same path if it exists.
+
+        Raises FileNotFoundError, which names the notebook or command that makes it, if it does not.
+        """
         path = self.path(name, **parts)
         if not path.exists():
             raise FileNotFoundError(f"no {path.name} in {path.parent}: run {LAYOUT[name][1]} first")
         return path
 
     @contextlib.contextmanager
-    def locked(self, purpose):
-        """Let one program at a time make the study's slices; a study that stays empty is removed again."""
+    def locked(self, purpose: str) -> Iterator[None]:
+        """Let only one program at a time change the study's slices.
+
+        `purpose` tells a waiting program what this one does, for example "slicing". If the study
+        is still empty afterwards, its folder is removed.
+        """
         lock = self.root / ".study.lock"
         try:
-            with storage.locked(lock, f"{purpose} the study {self.root}"):
+            with files.locked(lock, f"{purpose} the study {self.root}"):
                 yield
         finally:
             if self.root.is_dir() and list(self.root.iterdir()) == [lock]:
                 lock.unlink()
-                with contextlib.suppress(OSError):  # a disk of its own stays
+                with contextlib.suppress(OSError):  # a mounted disk cannot be removed
                     self.root.rmdir()
 
-    def dataset(self, settings=None):
-        """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's own dataset/.
+    def dataset(self, settings: dict[str, Any] | None = None) -> Path:
+        """Return the folder of the NIfTI volumes: the setting `dataset`, or the study's dataset/.
 
-        What is drawn or downloaded has a folder of its own in dataset/, or it would be mixed with the user's volumes.
+        Phantoms and downloads have folders of their own in the study's dataset/, so that they are
+        not mixed with the user's volumes. `settings` replace those of study.json.
         """
         settings = settings or self.settings()
         if settings["source"] in (*DOWNLOADS, "phantom"):
             return self.path("dataset") / settings["source"]
         return Path(settings["dataset"] or self.path("dataset"))
 
-    def create(self, profile, why="", **overrides):
-        """Write study.json: the profile's settings, with those of `overrides` that are not None put over them.
+    def create(self, profile: str, why: str = "", **overrides: Any) -> None:
+        """Write study.json.
 
-        Raises ValueError for a profile or setting that does not exist.
+        Parameters
+        ----------
+        profile : "demo" or "report"
+        why : str
+            The reason for this profile, stored for the reader.
+        **overrides
+            Settings that replace those of the profile if they are not None.
+
+        Raises
+        ------
+        ValueError
+            An unknown profile or setting.
         """
-        settings = plan(profile, **overrides)
-        storage.write_json(self.path("settings"), {"profile": profile, "why": why, "settings": settings})
+        settings = plan_settings(profile, **overrides)
+        files.write_json(
+            self.path("settings"), {"profile": profile, "why": why, "settings": settings}
+        )
 
-    def settings(self, **overrides):
-        """Return the settings of study.json, with those of `overrides` that are not None put over them."""
-        stored = storage.read_json(self.need("settings"))
+    def settings(self, **overrides: Any) -> dict[str, Any]:
+        """Return the settings of study.json, replaced by those `overrides` that are not None."""
+        stored = files.read_json(self.need("settings"))
         return _merge(stored["settings"], overrides)
 
-    def listing(self, *names, **parts):
-        """Return a table of files and their sizes in MB; a folder stands for all files in it.
+    def listing(self, *names: str, **parts: str) -> pd.DataFrame:
+        """Return a table of files and their sizes: columns file and MB.
 
-        A name is one of `LAYOUT`, its {parts} given for all. Files whose names begin with a dot are left out.
+        `names` and `parts` are those of `path`. A folder stands for all files in it, without those
+        whose names begin with a dot.
         """
-        paths = [self.path(name, **parts) for name in names]
-        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        sizes = [(file, file.stat().st_size / 1e6) for file in files if file.is_file() and file.name[0] != "."]
-        rows = [(file.relative_to(self.root).as_posix(), round(size, 3)) for file, size in sizes]
+        rows = []
+        for path in (self.path(name, **parts) for name in names):
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and not file.name.startswith("."):
+                    megabytes = round(file.stat().st_size / 1e6, 3)
+                    rows.append((file.relative_to(self.root).as_posix(), megabytes))
         return pd.DataFrame(rows, columns=["file", "MB"])
 
-    def runs(self):
-        """Return the names of the finished runs in models/ that were trained on processed_data as it is now.
+    def runs(self) -> list[str]:
+        """Return the finished runs in models/ that were trained on the current processed_data.
 
-        In the report's order (accuracy, IoU, Dice), then by name. Raises FileNotFoundError where there is none.
+        They are sorted as in the report (accuracy, IoU, Dice), then by name. Raises
+        FileNotFoundError if there is none.
         """
-        fitting = list(self.recipes())
-        if not fitting:
+        runs = list(self.recipes())
+        if not runs:
             raise FileNotFoundError(
-                f"no finished run of these slices in {self.path('models')}: run {LAYOUT['models'][1]} first"
+                f"no finished run of these slices in {self.path('models')}: "
+                f"run {LAYOUT['models'][1]} first"
             )
-        return fitting
+        return runs
 
-    def recipes(self):
-        """Return {run: its recipe.json as a dict} of the runs that `runs` names, in the same order."""
-        made_with = storage.read_json(self.need("preprocessing"))
-        recipes = {name: storage.read_json(self.need("recipe", run=name)) for name in self._finished()}
-        fitting = [name for name, recipe in recipes.items() if recipe["preprocessing"] == made_with]
-        fitting.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
-        return {name: recipes[name] for name in fitting}
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Return {run: its recipe.json} of the same runs in the same order; {} if there is none."""
+        current = files.read_json(self.need("preprocessing"))
+        recipes = {
+            name: files.read_json(self.need("recipe", run=name)) for name in self._finished()
+        }
+        runs = [name for name, recipe in recipes.items() if recipe["preprocessing"] == current]
+        runs.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
+        return {name: recipes[name] for name in runs}
 
-    def stale_runs(self):
+    def stale_runs(self) -> list[str]:
         """Return the names of the finished runs that were trained on another processed_data."""
         return sorted(set(self._finished()) - set(self.recipes()))
 
@@ -190,8 +221,11 @@ class Study:
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]
 
 
-def plan(profile, **overrides):
-    """Return the settings that `Study.create` would write; a relative `dataset` is one of the working folder."""
+def plan_settings(profile: str, **overrides: Any) -> dict[str, Any]:
+    """Return the settings that `Study.create` would write, with its parameters and errors.
+
+    A relative path `dataset` starts at the working directory and becomes absolute.
+    """
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     if overrides.get("dataset"):

@@ -1,7 +1,8 @@
 """Run the notebooks in JupyterLab in a headless Chromium, as a reader would: `make browser`.
 
-Copies of the notebooks, without their outputs, are run with Run All Cells one after the other on the phantom demo. It
-ends at a cell that is red or a picture that is not seen. Screenshots of all pages go to browser/.
+Copies of the notebooks, without their outputs, are run with Run All Cells one after the other on
+the phantom demo. It ends at a cell with an error or a picture that is not shown. Screenshots of all
+pages go to browser/.
 """
 
 import json
@@ -20,13 +21,19 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-from covseg_lib import runner
+from covseg_lib.batch import notebooks
 from covseg_lib.colab import PROJECT
 
 SCREENSHOTS = PROJECT / "browser"
 PAGE = {"width": 1280, "height": 1600}
 MINUTES = 30  # for one notebook
-CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 SETTINGS = {  # every cell in the page, also those out of sight; nothing fetched from elsewhere
     "notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -37,9 +44,13 @@ STATE = r"""() => {
     return {
         cells: prompts.length,
         run: prompts.filter(prompt => /\[\d+\]/.test(prompt.textContent)).length,
-        red: document.querySelectorAll('.jp-Notebook [data-mime-type="application/vnd.jupyter.error"]').length,
+        red: document.querySelectorAll(
+            '.jp-Notebook [data-mime-type="application/vnd.jupyter.error"]'
+        ).length,
         images: images.length,
-        seen: images.filter(image => image.naturalWidth > 0 && image.getBoundingClientRect().width > 0).length,
+        seen: images.filter(
+            image => image.naturalWidth > 0 && image.getBoundingClientRect().width > 0
+        ).length,
     };
 }"""
 
@@ -48,7 +59,7 @@ def copy_project(folder):
     """Put copies of the notebooks, without outputs, and the library into a folder."""
     (folder / "notebooks").mkdir()
     (folder / "covseg_lib").symlink_to(PROJECT / "covseg_lib")
-    for path in runner.notebooks():
+    for path in notebooks.find_notebooks():
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
@@ -63,13 +74,23 @@ def jupyterlab(folder):
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setting))
-    own = {f"JUPYTER{name}_DIR": str(folder / name.strip("_").lower()) for name in ("_CONFIG", "_RUNTIME")}
-    own |= {f"JUPYTERLAB_{name}_DIR": str(folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
+    own = {
+        f"JUPYTER{name}_DIR": str(folder / name.strip("_").lower())
+        for name in ("_CONFIG", "_RUNTIME")
+    }
+    own |= {
+        f"JUPYTERLAB_{name}_DIR": str(folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")
+    }
     own |= {"COVSEG_STUDY": str(folder / "study"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [f"--ServerApp.root_dir={folder}", f"--port={port}", "--IdentityProvider.token=", "--no-browser"]
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        "--no-browser",
+    ]
     options += ["--ip=127.0.0.1", "--allow-root", "--LabApp.extension_manager=readonly"]
     with open(SCREENSHOTS / "jupyterlab.log", "w") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
@@ -93,9 +114,13 @@ def _wait_for(address, seconds=60):
 
 
 def run_all(page, address, name):
-    """Open a notebook, choose Run All Cells in the menu, wait for the last cell, and return what the page shows."""
+    """Open a notebook, choose Run All Cells in the menu, wait for the last cell, and return what
+    the page shows.
+    """
     page.goto(f"{address}/lab/workspaces/{name[:2]}/tree/notebooks/{name}.ipynb")
-    page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=60_000)  # in the status bar: a kernel is there
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for(
+        timeout=60_000
+    )  # in the status bar: a kernel is there
     page.keyboard.press("Control+B")  # the file browser, away
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -123,10 +148,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         folder = Path(folder).resolve()
         copy_project(folder)
-        installed = shutil.which("chromium") or shutil.which("google-chrome")  # else Playwright's own
+        installed = shutil.which("chromium") or shutil.which(
+            "google-chrome"
+        )  # else Playwright's own
         chromium = playwright.chromium.launch(executable_path=installed, args=CHROMIUM)
         with jupyterlab(folder) as address:
-            for path in tqdm(runner.notebooks(), unit="notebook"):
+            for path in tqdm(notebooks.find_notebooks(), unit="notebook"):
                 page = chromium.new_page(viewport=PAGE)
                 seen = run_all(page, address, path.stem)
                 photograph(page, path.stem)

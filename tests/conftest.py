@@ -8,13 +8,15 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # two workers share two cores, and tiny networks need no more
+os.environ.setdefault(
+    "TF_NUM_INTRAOP_THREADS", "1"
+)  # two workers share two cores, and tiny networks need no more
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, slices
+from covseg_lib.data import cases, preprocessing, slicing
 from covseg_lib.study import Study
 
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])  # voxels run to the left, to the back and up
@@ -46,14 +48,16 @@ def made_once(tmp_path_factory):
     options = {"source": "folder", "dataset": str(folder / "dataset"), "step": 1, "size": 16}
     options |= {"epochs": {"accuracy": 2, "iou": 2, "dice": 2}, "base_filters": 2, "batch_size": 8}
     study.create("demo", **options)
-    slices.slice_cases(dataset.find_cases(folder / "dataset"), study, step=1)
-    slices.build(study, 16)
+    slicing.slice_cases(cases.find_cases(folder / "dataset"), study, step=1)
+    preprocessing.preprocess(study, 16)
     return folder
 
 
 @pytest.fixture
 def tiny_dataset(made_once, tmp_path):
-    """Five volumes of 20 x 16 x 5 in HU, of five patients; lesions are bright blocks in slices 1 to 3."""
+    """Five volumes of 20 x 16 x 5 in HU, of five patients; lesions are bright blocks in slices 1 to
+    3.
+    """
     return Path(shutil.copytree(made_once / "dataset", tmp_path / "dataset"))
 
 
@@ -68,10 +72,21 @@ def tiny_study(made_once, tiny_dataset, tmp_path):
 
 def recipe_of(study, objective="dice", **changes):
     """Return the recipe of a run that trains in seconds."""
-    from covseg_lib import recipes
+    from covseg_lib.training import recipes
 
     recipe = replace(recipes.make_recipe(study, objective, learning_rate=1e-2), depth=2)
     return replace(recipe, **changes)
+
+
+def after_epoch(function):
+    """Return a Keras callback that calls function(number of the epoch, model) after each epoch."""
+    import keras
+
+    class AfterEpoch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            function(epoch + 1, self.model)
+
+    return AfterEpoch()
 
 
 @pytest.fixture
@@ -82,10 +97,12 @@ def tiny_recipe(tiny_study):
 @pytest.fixture(scope="session")
 def trained_once(made_once, tmp_path_factory):
     """The tiny study with a trained run, dice; tests that need one take a copy, `trained_study`."""
-    from covseg_lib import training
+    from covseg_lib.training import trainer
 
-    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("trained") / "study"))
-    training.train(recipe_of(study), study)
+    study = Study(
+        shutil.copytree(made_once / "study", tmp_path_factory.mktemp("trained") / "study")
+    )
+    trainer.train(recipe_of(study), study)
     return study
 
 
@@ -96,16 +113,24 @@ def trained_study(trained_once, tmp_path):
 
 @pytest.fixture
 def disk():
-    """A small disk of its own: a context manager of a place and mount's options; gives a function to remount it."""
+    """A small disk of its own: a context manager of a place and mount's options; gives a function
+    to remount it.
+    """
 
     @contextlib.contextmanager
     def mounted(place, options):
         place.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        if (
+            os.getuid()
+            or not shutil.which("mount")
+            or subprocess.run(command, capture_output=True).returncode
+        ):
             pytest.skip("only root can mount a small disk")
         try:
-            yield lambda changed: subprocess.run(["mount", "-o", f"remount,{changed}", str(place)], check=True)
+            yield lambda changed: subprocess.run(
+                ["mount", "-o", f"remount,{changed}", str(place)], check=True
+            )
         finally:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 

@@ -11,20 +11,24 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-from covseg_lib import runner, storage
+from covseg_lib import files
+from covseg_lib.batch import notebooks
 
 
 def refresh(path):
     notebook = nbformat.read(path, as_version=4)
-    resources, kept = {"metadata": {"path": path.parent}}, {"record_timing": False, "store_widget_state": False}
+    resources, kept = (
+        {"metadata": {"path": path.parent}},
+        {"record_timing": False, "store_widget_state": False},
+    )
     NotebookClient(notebook, resources=resources, timeout=None, **kept).execute()
-    runner.drop_stderr(notebook)
+    notebooks.drop_stderr(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
     notebook.metadata["language_info"] = {"name": "python"}
     text = nbformat.writes(notebook).replace(os.environ["COVSEG_STUDY"], "study")
-    with storage.atomic(path) as temporary:
+    with files.atomic(path) as temporary:
         temporary.write_text(text + "\n")
 
 
@@ -42,5 +46,5 @@ def _joined(outputs):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COVSEG_STUDY"] = os.path.join(folder, "study")
-        for path in tqdm(runner.notebooks(sys.argv[1:])):
+        for path in tqdm(notebooks.find_notebooks(sys.argv[1:])):
             refresh(path)

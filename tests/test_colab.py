@@ -1,4 +1,6 @@
-"""Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-up cell."""
+"""Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-
+up cell.
+"""
 
 import os
 import re
@@ -14,13 +16,14 @@ import pytest
 from nbclient import NotebookClient
 from set_repository import repository
 
-from covseg_lib import colab, runner
+from covseg_lib import colab
+from covseg_lib.batch import notebooks
 
 COPIED = ("covseg_lib", "notebooks", "requirements.txt")
 
 
 def _set_up_cell():
-    return nbformat.read(runner.notebooks()[0], as_version=4).cells[2].source
+    return nbformat.read(notebooks.find_notebooks()[0], as_version=4).cells[2].source
 
 
 def _wheel(folder, name, needs=""):
@@ -29,13 +32,19 @@ def _wheel(folder, name, needs=""):
     info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
 
 
 class Runtime:
-    """A Colab runtime in a folder: its content, what Drive would hold once mounted, and a stand-in google.colab."""
+    """A Colab runtime in a folder: its content, what Drive would hold once mounted, and a stand-in
+    google.colab.
+    """
 
     def __init__(self, folder):
         self.content, self.on_drive = folder / "content", folder / "my_drive"
@@ -85,15 +94,21 @@ class Runtime:
     def run_set_up(self):
         code = f'STUDY = ""\n{_set_up_cell()}\nprint("library:", colab.PROJECT)'
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, cwd=self.content, env=self.environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=self.content, env=self.environment, capture_output=True, text=True
+        )
 
     def run_all(self, number, **fields):
-        """Fill in form fields of a notebook and run all its cells, as Colab's page does; return what was printed."""
-        (path,) = runner.notebooks([number])
+        """Fill in form fields of a notebook and run all its cells, as Colab's page does; return
+        what was printed.
+        """
+        (path,) = notebooks.find_notebooks([number])
         notebook = nbformat.read(path, as_version=4)
         form = notebook.cells[1]
         for name, value in fields.items():
-            form.source, found = re.subn(rf"^{name} = .+?(?=  #@param)", f"{name} = {value!r}", form.source, flags=re.M)
+            form.source, found = re.subn(
+                rf"^{name} = .+?(?=  #@param)", f"{name} = {value!r}", form.source, flags=re.M
+            )
             assert found == 1, f"{path.name} has no field {name}"
         client = NotebookClient(notebook, resources={"metadata": {"path": self.content}})
         client.execute(env=self.environment)
@@ -130,7 +145,9 @@ def test_a_mounted_drive_is_not_mounted_again(runtime, project):
 
 
 def _walk(runtime):
-    """Run 01 to 03 on small phantoms; return what they printed, and {file of the study: when it was written}."""
+    """Run 01 to 03 on small phantoms; return what they printed, and {file of the study: when it was
+    written}.
+    """
     printed = [
         runtime.run_all("01", PROFILE="demo"),
         runtime.run_all("02", SIZE=16),
@@ -164,7 +181,11 @@ def test_a_lost_runtime_costs_nothing_that_was_finished(runtime, project, tmp_pa
     printed, written = _walk(runtime)
     assert ["mounting" in text for text in printed] == [True, False, False]
     assert (runtime.content / "covseg").is_dir() == (opened_from == "GitHub")
-    assert {"sliced_data/cases.csv", "processed_data/images.npy", "models/accuracy/best.weights.h5"} <= set(written)
+    assert {
+        "sliced_data/cases.csv",
+        "processed_data/images.npy",
+        "models/accuracy/best.weights.h5",
+    } <= set(written)
 
     runtime.lose()
     printed, written_again = _walk(runtime)
@@ -193,7 +214,9 @@ def test_a_package_that_would_move_another_is_refused(runtime, project, tmp_path
     runtime.put_project(project, runtime.on_drive / "covseg", "covsegmissing>=1\n")
     done = runtime.run_set_up()
     assert done.returncode != 0
-    assert "pip could not install covsegmissing>=1 beside what Colab has" in done.stderr
+    assert (
+        "pip could not install covsegmissing>=1 beside the packages that Colab has" in done.stderr
+    )
     assert "conflict" in done.stderr
     assert not list((tmp_path / "site").glob("numpy*"))
 
@@ -203,7 +226,9 @@ def test_jupyter_never_reaches_colab(project):
     assert any(line.startswith("tensorflow>=") for line in wanted)
     assert not any(line.startswith(("jupyter", "nbval")) for line in wanted)
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
-    extras = tomllib.loads((project / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((project / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert any(line.startswith("nbval") for line in extras["notebooks"])
     assert "covseg[notebooks]" in extras["dev"]  # what make installs
 
@@ -226,28 +251,31 @@ def test_auto_takes_the_report_only_on_colab_with_a_gpu(monkeypatch, on_colab, g
     monkeypatch.setattr(colab, "on_colab", lambda: on_colab)
     monkeypatch.setattr(colab, "_gpus", lambda: gpus)
     assert colab.pick_profile("auto") == (profile, why)
-    assert colab.pick_profile("report") == ("report", f"asked for, {why}" if on_colab else "asked for")
+    assert colab.pick_profile("report") == (
+        "report",
+        f"asked for, {why}" if on_colab else "asked for",
+    )
     with pytest.raises(ValueError, match="auto, demo or report"):
         colab.pick_profile("big")
 
 
 def test_slices_are_read_from_the_runtimes_disk_and_copied_once(tiny_study, tmp_path, monkeypatch):
-    from covseg_lib import slices
+    from covseg_lib.data import preprocessing
     from covseg_lib.study import Study
 
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
     monkeypatch.setenv("COVSEG_CONTENT", str(tmp_path / "content"))
     study = Study(colab.drive() / "covseg" / "study")
     shutil.copytree(tiny_study.root, study.root)
-    images, masks = slices.arrays(study)
+    images, masks = preprocessing.open_arrays(study)
     for array, name in ((images, "images"), (masks, "masks")):
         assert str(array.filename).startswith(str(tmp_path / "content" / "covseg_on_runtime"))
-        assert (array == slices.arrays(tiny_study)[name == "masks"]).all()
+        assert (array == preprocessing.open_arrays(tiny_study)[name == "masks"]).all()
     copied = os.stat(images.filename)
-    slices.arrays(study)
+    preprocessing.open_arrays(study)
     assert os.stat(images.filename).st_ino == copied.st_ino
-    slices.build(study, 32)
-    assert slices.arrays(study)[0].shape[1] == 32
+    preprocessing.preprocess(study, 32)
+    assert preprocessing.open_arrays(study)[0].shape[1] == 32
 
 
 def test_a_copy_from_drive_that_is_cut_short_is_an_error_and_not_kept(tmp_path, monkeypatch):
@@ -257,8 +285,8 @@ def test_a_copy_from_drive_that_is_cut_short_is_an_error_and_not_kept(tmp_path, 
     on_drive.parent.mkdir(parents=True)
     on_drive.write_bytes(b"whole")
     monkeypatch.setattr("shutil.copy2", lambda source, target: target.write_bytes(b"wh"))
-    with pytest.raises(OSError, match="was not copied whole"):
-        colab.on_runtime(on_drive)
+    with pytest.raises(OSError, match="was not copied completely"):
+        colab.local_copy(on_drive)
     assert not list(tmp_path.rglob("covseg_on_runtime/*.npy"))
 
 
@@ -276,7 +304,7 @@ def test_two_runs_that_want_a_copy_at_once_make_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr("shutil.copy2", slow)
     with ThreadPoolExecutor(2) as both:
-        first, second = both.map(colab.on_runtime, [on_drive] * 2)
+        first, second = both.map(colab.local_copy, [on_drive] * 2)
     assert first == second
     assert first.read_bytes() == b"whole"
     assert len(copied) == 1

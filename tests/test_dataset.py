@@ -1,6 +1,6 @@
 import pytest
 
-from covseg_lib import dataset
+from covseg_lib.data import cases
 
 
 def _touch(folder, *names):
@@ -13,7 +13,7 @@ def test_image_mask_and_lungs_meet_by_name(tmp_path):
     _touch(tmp_path / "CT_scans", "b.nii.gz", "a.nii")
     _touch(tmp_path / "Mask_scans", "a.nii.gz", "b.nii.gz")
     _touch(tmp_path / "Lung_Mask", "a.nii.gz")
-    first, second = dataset.find_cases(tmp_path)
+    first, second = cases.find_cases(tmp_path)
     assert (first.name, first.image.name, first.mask.name) == ("a", "a.nii", "a.nii.gz")
     assert first.lungs.name == "a.nii.gz"
     assert second.lungs is None
@@ -23,30 +23,30 @@ def test_an_image_without_mask_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "b.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii")
     with pytest.raises(ValueError, match="no mask for image b"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
 
 
 def test_a_mask_without_image_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii", "b.nii")
     with pytest.raises(ValueError, match="no image for mask b"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
 
 
 def test_two_files_of_one_case_are_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "a.nii.gz")
     _touch(tmp_path / "Infection_Mask", "a.nii")
     with pytest.raises(ValueError, match=r"two files in CT_scans: a\.nii and a\.nii\.gz"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
 
 
 def test_no_folder_and_an_empty_folder_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected one of CT_scans"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
     _touch(tmp_path / "CT_scans")
     _touch(tmp_path / "masks", "a.nii")
     with pytest.raises(FileNotFoundError, match="put the data set's files there"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
 
 
 KAGGLE = ("coronacases_org_001.nii", "radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm.nii")
@@ -56,7 +56,11 @@ LAYOUTS = {
         "Infection_Mask",
         ["coronacases_001.nii.gz", "radiopaedia_10_85902_3.nii.gz"],
     ),
-    "report": ("CT_scans", "Mask_scans", ["coronacases_001.nii.gz", "radiopaedia_10_85902_3.nii.gz"]),
+    "report": (
+        "CT_scans",
+        "Mask_scans",
+        ["coronacases_001.nii.gz", "radiopaedia_10_85902_3.nii.gz"],
+    ),
     "medseg": ("rp_im", "rp_msk", ["1.nii.gz", "2.nii.gz"]),
     "plain": ("scans", "segmentations", ["a.nii", "b.nii"]),
 }
@@ -67,54 +71,61 @@ def test_layouts_of_their_owners_are_paired(tmp_path, layout):
     images, masks, names = LAYOUTS[layout]
     _touch(tmp_path / images, *names)
     _touch(tmp_path / masks, *names)
-    cases = dataset.find_cases(tmp_path)
-    assert [case.image.name for case in cases] == names
-    assert [case.mask.parent.name for case in cases] == [masks] * 2
+    found = cases.find_cases(tmp_path)
+    assert [case.image.name for case in found] == names
+    assert [case.mask.parent.name for case in found] == [masks] * 2
 
 
 def test_kaggles_names_are_zenodos_cases(tmp_path):
     _touch(tmp_path / "ct_scans", *KAGGLE)
     _touch(tmp_path / "infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
     _touch(tmp_path / "lung_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
-    _touch(tmp_path / "lung_and_infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii")
-    cases = dataset.find_cases(tmp_path)
-    assert [case.name for case in cases] == ["coronacases_001", "radiopaedia_30_86490_1"]
-    assert all(case.lungs.parent.name == "lung_mask" for case in cases)
+    _touch(
+        tmp_path / "lung_and_infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii"
+    )
+    found = cases.find_cases(tmp_path)
+    assert [case.name for case in found] == ["coronacases_001", "radiopaedia_30_86490_1"]
+    assert all(case.lungs.parent.name == "lung_mask" for case in found)
 
 
 def test_cases_can_be_chosen(tmp_path):
     for folder in ("CT_scans", "Infection_Mask"):
-        _touch(tmp_path / folder, *(f"{name}.nii.gz" for name in (*dataset.REPORT_CASES, "coronacases_001")))
+        _touch(
+            tmp_path / folder,
+            *(f"{name}.nii.gz" for name in (*cases.REPORT_CASES, "coronacases_001")),
+        )
     (tmp_path / "CT_scans" / "alone.nii").touch()
-    cases, left_over = dataset.pair(tmp_path, "report")
-    assert ([case.name for case in cases], left_over) == (list(dataset.REPORT_CASES), {})
-    assert [case.name for case in dataset.pair(tmp_path, ["coronacases_001"])[0]] == ["coronacases_001"]
-    assert list(dataset.pair(tmp_path)[1]) == ["alone"]
+    found, left_over = cases.pair_files(tmp_path, "report")
+    assert ([case.name for case in found], left_over) == (list(cases.REPORT_CASES), {})
+    assert [case.name for case in cases.pair_files(tmp_path, ["coronacases_001"])[0]] == [
+        "coronacases_001"
+    ]
+    assert list(cases.pair_files(tmp_path)[1]) == ["alone"]
     with pytest.raises(ValueError, match="no case nobody: there are alone, coronacases_001"):
-        dataset.pair(tmp_path, ["nobody"])
+        cases.pair_files(tmp_path, ["nobody"])
     with pytest.raises(ValueError, match='expected "report", "all"'):
-        dataset.pair(tmp_path, "some")
+        cases.pair_files(tmp_path, "some")
 
 
 def test_patients_csv_overrides_the_names(tmp_path):
     for folder in ("CT_scans", "Infection_Mask"):
         _touch(tmp_path / folder, "a.nii.gz", "b.nii.gz", "c_1_2.nii.gz")
     (tmp_path / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\n")
-    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["007", "007", "c_1_2"]
+    assert [case.patient for case in cases.find_cases(tmp_path)] == ["007", "007", "c_1_2"]
     (tmp_path / "patients.csv").write_text("case,patient\na,\nb,NA\n")
-    assert [case.patient for case in dataset.find_cases(tmp_path)] == ["a", "NA", "c_1_2"]
+    assert [case.patient for case in cases.find_cases(tmp_path)] == ["a", "NA", "c_1_2"]
     (tmp_path / "patients.csv").write_text("")
-    with pytest.raises(ValueError, match=r"patients\.csv is no table"):
-        dataset.find_cases(tmp_path)
+    with pytest.raises(ValueError, match=r"patients\.csv cannot be read as a table"):
+        cases.find_cases(tmp_path)
     (tmp_path / "patients.csv").write_text("name,patient\na,007\n")
     with pytest.raises(ValueError, match="expected case and patient"):
-        dataset.find_cases(tmp_path)
+        cases.find_cases(tmp_path)
 
 
 def test_the_table_says_what_is_left_over_and_why(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "b.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii")
-    table = dataset.pairing(*dataset.pair(tmp_path)).set_index("case")
+    table = cases.pairing_table(*cases.pair_files(tmp_path)).set_index("case")
     assert table.loc["a", "left_over"] == ""
     assert table.loc["b", "left_over"].startswith("no mask for image b.nii")
 
@@ -123,22 +134,33 @@ def test_hidden_files_and_folders_are_not_the_owners(tmp_path):
     for folder in ("scans", "my_masks"):
         _touch(tmp_path / folder, "a.nii.gz", "._a.nii.gz")
     (tmp_path / ".ipynb_checkpoints").mkdir()
-    assert [case.name for case in dataset.find_cases(tmp_path)] == ["a"]
+    assert [case.name for case in cases.find_cases(tmp_path)] == ["a"]
 
 
 def test_names_that_end_in_two_numbers_are_patients_of_their_own(tmp_path):
-    """covid_19_001 and covid_19_002 were one patient, covid_19; so were case_2020_017 and case_2020_018."""
-    names = ["case_2020_017", "case_2020_018", "covid_19_001", "covid_19_002", "site_1_0001", "site_1_0002"]
+    """covid_19_001 and covid_19_002 were one patient, covid_19; so were case_2020_017 and
+    case_2020_018.
+    """
+    names = [
+        "case_2020_017",
+        "case_2020_018",
+        "covid_19_001",
+        "covid_19_002",
+        "site_1_0001",
+        "site_1_0002",
+    ]
     known = ["phantom_01_1", "phantom_01_2", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
     for folder in ("CT_scans", "Infection_Mask"):
         _touch(tmp_path / folder, *(f"{name}.nii.gz" for name in names + known))
-    cases = dataset.find_cases(tmp_path)
-    assert {case.name for case in cases if case.patient == case.name} == set(names)
-    assert {case.patient for case in cases} - set(names) == {"phantom_01", "radiopaedia_10_85902"}
-    hint = dataset.patients_hint(cases)
-    assert hint.startswith("6 cases count as patients of their own")
+    found = cases.find_cases(tmp_path)
+    assert {case.name for case in found if case.patient == case.name} == set(names)
+    assert {case.patient for case in found} - set(names) == {"phantom_01", "radiopaedia_10_85902"}
+    hint = cases.same_patient_hint(found)
+    assert hint.startswith("6 cases count as different patients")
     assert "such as case_2020_017 and case_2020_018" in hint
     assert "patients.csv" in hint
-    (tmp_path / "patients.csv").write_text("case,patient\n" + "".join(f"{name},{name[:6]}\n" for name in names))
-    assert dataset.patients_hint(dataset.find_cases(tmp_path)) == ""
-    assert dataset.patients_hint([case for case in cases if case.name in known]) == ""
+    (tmp_path / "patients.csv").write_text(
+        "case,patient\n" + "".join(f"{name},{name[:6]}\n" for name in names)
+    )
+    assert cases.same_patient_hint(cases.find_cases(tmp_path)) == ""
+    assert cases.same_patient_hint([case for case in found if case.name in known]) == ""

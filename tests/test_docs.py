@@ -1,4 +1,4 @@
-"""What holds for the pages: links lead somewhere, quoted messages are the library's, numbers are somebody's.
+"""The pages: links work, quoted messages are the library's, numbers have a source.
 
 Run as a script (`make words`) it writes the table of docs/lesson.md again.
 """
@@ -12,14 +12,16 @@ import nbformat
 import pytest
 from conftest import answers
 
-from covseg_lib import reproduction, runner, storage
+from covseg_lib import files
+from covseg_lib.batch import notebooks
+from covseg_lib.evaluation import report
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
 LESSON = DOCS / "lesson.md"
 MARKER = "<!-- from here on `make words` writes -->\n"
 WORDS_A_MINUTE = 200
-NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in runner.notebooks()}
+NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
 
 
@@ -27,7 +29,9 @@ def _text(path):
     """Return the Markdown of a page, or of a notebook's cells."""
     if path not in NOTEBOOKS:
         return path.read_text()
-    return "\n\n".join(cell.source for cell in NOTEBOOKS[path].cells if cell.cell_type == "markdown")
+    return "\n\n".join(
+        cell.source for cell in NOTEBOOKS[path].cells if cell.cell_type == "markdown"
+    )
 
 
 def _without_code(text):
@@ -63,12 +67,14 @@ def test_the_glossary_is_in_the_order_of_the_alphabet():
 def test_every_number_of_the_report_stands_in_its_row():
     page = _text(DOCS / "report_numbers.md")
     titles = {"accuracy": "accuracy", "iou": "IoU", "dice": "Dice"}
-    for metric, numbers in reproduction.REPORT.items():
+    for metric, numbers in report.REPORT_TABLE.items():
         epochs, first, others, total, seen, test = numbers.values()
         assert f"| {titles[metric]} model | {epochs} | {first} | {others} | {total} |" in page
         (row,) = re.findall(rf"^\| {titles[metric]} \| .+$", page, re.M)
-        assert [f"{score * 100:.2f} %" for score in (seen, test)] == re.findall(r"\d\d\.\d\d %", row)
-    for what, number in reproduction.REPORT_SLICES.items():
+        assert [f"{score * 100:.2f} %" for score in (seen, test)] == re.findall(
+            r"\d\d\.\d\d %", row
+        )
+    for what, number in report.REPORT_SLICES.items():
         assert f"\n| {number} {what} slices |" in page
 
 
@@ -76,35 +82,49 @@ def test_quoted_messages_are_the_librarys():
     quoted = re.findall(r"\*\*`(.+?)`\*\*", _text(DOCS / "troubleshooting.md"), re.DOTALL)
     said = list(_said())
     assert len(quoted) > 50
-    assert [message for message in quoted if not any(" ".join(message.split()) in text for text in said)] == []
+    assert [
+        message for message in quoted if not any(" ".join(message.split()) in text for text in said)
+    ] == []
 
 
 def _said():
     """Yield every text in the library's code, an ellipsis for what is put into it."""
-    for path in sorted((PROJECT / "covseg_lib").glob("*.py")):
+    for path in sorted((PROJECT / "covseg_lib").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
             elif isinstance(node, ast.JoinedStr):
-                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                yield "".join(
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
 
 
 def lesson():
     """Return docs/lesson.md as it should be: what is above the marker, and a row a notebook."""
     rows = [_counted(path) for path in NOTEBOOKS]
     total = [sum(row[column] for row in rows) for column in range(1, len(rows[0]))]
-    lines = ["| | words | minutes to read | lines of code | cells | exercises |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | words | minutes to read | lines of code | cells | exercises |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [f"| {' | '.join(map(str, row))} |" for row in [*rows, ["together", *total]]]
     return LESSON.read_text().split(MARKER)[0] + MARKER + "\n" + "\n".join(lines) + "\n"
 
 
 def _counted(path):
-    """Return a notebook's link, words, minutes, lines of code (comments aside), cells and exercises."""
+    """Return a notebook's link, words, minutes, lines of code (comments aside), cells and
+    exercises.
+    """
     cells = NOTEBOOKS[path].cells
     prose = re.sub(r"```.*?```|\]\([^)]*\)|<[^>]+>", "", _text(path), flags=re.DOTALL)
     words = len(re.findall(r"[^\W\d_][\w'-]*", prose))
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    lines = [line for source in code for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line
+        for source in code
+        for line in source.splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     minutes = math.ceil(words / WORDS_A_MINUTE)
     link = f"[{path.stem}](../notebooks/{path.name})"
     return [link, words, minutes, len(lines), len(cells), len(answers(NOTEBOOKS[path]))]
@@ -120,17 +140,27 @@ def test_every_number_in_prose_is_printed_or_the_reports(path):
     unheld = []
     for sentence in _sentences(path):
         allowed = printed | reports if "report" in sentence else printed
-        unheld += [(number, sentence) for number in sorted(_numbers(sentence, percent=False) - allowed)]
+        unheld += [
+            (number, sentence) for number in sorted(_numbers(sentence, percent=False) - allowed)
+        ]
     assert unheld == []
 
 
 def _sentences(path):
-    """Yield a notebook's sentences without code, links' ends, how long it takes, and numbers that only name a place."""
+    """Yield a notebook's sentences without code, links' ends, how long it takes, and numbers that
+    only name a place.
+    """
     places = r"^\| \*\*Time\*\*.*$|^<summary>.*$|^\d+\. |\]\([^)]*\)"
     text = re.sub(places, "", _without_code(_text(path)), flags=re.M)
     number = r"\d+(?:\.\d+)*"
-    text = re.sub(rf"(?:Chapter|Figure|Listing|Table|[Ss]ection)s? {number}(?:(?:, | to | and ){number})*", "", text)
-    text = re.sub(r"(?<![\w.])0\d(?![\w.]*\d)|, (?:19|20)\d\d(?=\))", "", text)  # notebooks; years of papers
+    text = re.sub(
+        rf"(?:Chapter|Figure|Listing|Table|[Ss]ection)s? {number}(?:(?:, | to | and ){number})*",
+        "",
+        text,
+    )
+    text = re.sub(
+        r"(?<![\w.])0\d(?![\w.]*\d)|, (?:19|20)\d\d(?=\))", "", text
+    )  # notebooks; years of papers
     yield from re.split(r"(?<=[.?!])\s+|\n\n|\|", text)
 
 
@@ -139,18 +169,27 @@ def _held(path):
     cells = [cell for cell in NOTEBOOKS[path].cells if cell.cell_type == "code"]
     printed = [output.get("text", "") for cell in cells for output in cell.outputs]
     shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
-    printed += [data.get("text/plain", "") + re.sub(r"<[^>]+>", " ", data.get("text/html", "")) for data in shown]
-    return _numbers("\n".join([*(cell.source for cell in cells), *answers(NOTEBOOKS[path]), *printed]))
+    printed += [
+        data.get("text/plain", "") + re.sub(r"<[^>]+>", " ", data.get("text/html", ""))
+        for data in shown
+    ]
+    return _numbers(
+        "\n".join([*(cell.source for cell in cells), *answers(NOTEBOOKS[path]), *printed])
+    )
 
 
 def _numbers(text, percent=True):
-    """Return the numbers in a text, 99.5 % as 0.995 also (or, where `percent` is False, only so); signs aside."""
+    """Return the numbers in a text, 99.5 % as 0.995 also (or, where `percent` is False, only so);
+    signs aside.
+    """
     found = set()
-    for digits, sign in re.findall(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?!\w)( ?%)?", text.replace("..", " ")):
+    for digits, sign in re.findall(
+        r"(?<![\w.])(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?!\w)( ?%)?", text.replace("..", " ")
+    ):
         value = float(digits.replace(",", ""))
         found |= {round(value / 100, 9) if sign else value} | ({value} if percent else set())
     return found
 
 
 if __name__ == "__main__":
-    storage.write_bytes(LESSON, lesson().encode())
+    files.write_bytes(LESSON, lesson().encode())

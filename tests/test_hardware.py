@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from covseg_lib import colab, hardware, training
+from covseg_lib import colab
 from covseg_lib.study import Study
+from covseg_lib.training import devices, trainer
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,13 @@ from covseg_lib.study import Study
         ("tpu:0", [], False, "mixed_bfloat16"),
     ],
 )
-def test_auto_takes_what_the_hardware_is_fast_in(monkeypatch, device, capabilities, bfloat16, precision):
-    monkeypatch.setattr(hardware, "devices", lambda: [device])
+def test_auto_takes_what_the_hardware_is_fast_in(
+    monkeypatch, device, capabilities, bfloat16, precision
+):
+    monkeypatch.setattr(devices, "list_devices", lambda: [device])
     monkeypatch.setattr(colab, "gpu_capabilities", lambda: capabilities)
-    monkeypatch.setattr(hardware, "_cpu_is_fast_in_bfloat16", lambda: bfloat16)
-    assert hardware.precision("auto") == precision
+    monkeypatch.setattr(devices, "_has_fast_bfloat16", lambda: bfloat16)
+    assert devices.dtype_policy("auto") == precision
 
 
 @pytest.mark.parametrize(
@@ -42,14 +45,14 @@ def test_auto_takes_what_the_hardware_is_fast_in(monkeypatch, device, capabiliti
 )
 def test_a_cpu_that_knows_bfloat16_is_not_always_fast_in_it(tmp_path, said, fast):
     (tmp_path / "cpuinfo").write_text(said)
-    assert hardware._cpu_is_fast_in_bfloat16(tmp_path / "cpuinfo") == fast
-    assert not hardware._cpu_is_fast_in_bfloat16(tmp_path / "missing")
+    assert devices._has_fast_bfloat16(tmp_path / "cpuinfo") == fast
+    assert not devices._has_fast_bfloat16(tmp_path / "missing")
 
 
 def test_what_is_asked_for_is_taken_and_nonsense_refused():
-    assert hardware.precision("mixed_float16") == "mixed_float16"
+    assert devices.dtype_policy("mixed_float16") == "mixed_float16"
     with pytest.raises(ValueError, match="no precision 'fp8': choose one of auto, float32"):
-        hardware.precision("fp8")
+        devices.dtype_policy("fp8")
 
 
 TRAINED = """
@@ -62,25 +65,30 @@ if backend == "jax":
 else:
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(count))
-from covseg_lib import hardware, recipes, training
+    parts = [tf.config.LogicalDeviceConfiguration()] * int(count)
+    tf.config.set_logical_device_configuration(cpu, parts)
+from covseg_lib.training import devices, recipes, trainer
 from covseg_lib.study import Study
 if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
     import jax, keras
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # older releases take none by themselves
+    # older releases of JAX choose none by themselves
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     keras.distribution.initialize()
 study = Study(root)
 for objective in objectives:
     options = {"base_filters": 4, "batch_size": 2, "learning_rate": 1e-2, "precision": "float32"}
-    options["seed"] = {"tensorflow": 0, "jax": 1}[backend]  # so small a network trains from some seeds only
+    # a network this small learns from some seeds only
+    options["seed"] = {"tensorflow": 0, "jax": 1}[backend]
     recipe = recipes.make_recipe(study, objective, f"{objective}_{count}", epochs=5, **options)
-    training.train(replace(recipe, depth=2), study)
-print(len(hardware.devices()))
+    trainer.train(replace(recipe, depth=2), study, log=lambda line: None)
+print(len(devices.list_devices()))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "objectives"), [("tensorflow", ["accuracy", "dice"]), ("jax", ["dice"])])
+@pytest.mark.parametrize(
+    ("backend", "objectives"), [("tensorflow", ["accuracy", "dice"]), ("jax", ["dice"])]
+)
 def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, objectives):
     pytest.importorskip(backend)
     for count in ("1", "2"):
@@ -88,7 +96,7 @@ def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, object
         done = subprocess.run(command, cwd=project, capture_output=True, text=True)
         assert done.stdout == f"{count}\n", done.stderr
     for objective in objectives:
-        one, two = (training.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
+        one, two = (trainer.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
         assert (one.timing["devices"], two.timing["devices"]) == (1, 2)
         best_of_one, best_of_two = (run.history[f"val_{objective}"].max() for run in (one, two))
         assert best_of_two == pytest.approx(best_of_one, abs=0.06)
@@ -108,9 +116,11 @@ def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
         shutil.copytree(tiny_study.root, root)
         command = [sys.executable, "-c", TRAINED, "jax", "1", str(root), "dice"]
         environment = joined | {"KERAS_DISTRIBUTION_PROCESS_ID": str(number)}
-        machines.append(subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL))
+        machines.append(
+            subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL)
+        )
     assert [machine.wait() for machine in machines] == [0, 0]
-    first, second = (training.load_run(Study(root), "dice_1") for root in roots)
+    first, second = (trainer.load_run(Study(root), "dice_1") for root in roots)
     assert first.timing["devices"] == 2
     assert first.history["loss"].tolist() == second.history["loss"].tolist()
     assert first.history["val_dice"].max() > 0.9

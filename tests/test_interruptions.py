@@ -1,4 +1,6 @@
-"""01 and 02 killed, on a full disk, in a read-only folder, on a cluster: run again, the bytes are the same."""
+"""01 and 02 killed, on a full disk, in a read-only folder, on a cluster: run again, the bytes are
+the same.
+"""
 
 import contextlib
 import os
@@ -12,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import dataset, parallel, resizing, slices, volumes
+from covseg_lib import parallel
+from covseg_lib.data import cases, preprocessing, resizing, slicing, volumes
 from covseg_lib.study import Study
 
 MOMENTS = int(os.environ.get("COVSEG_KILLS", 3))  # `make test-all` kills it twenty times
@@ -21,17 +24,21 @@ MOMENTS = int(os.environ.get("COVSEG_KILLS", 3))  # `make test-all` kills it twe
 def steps(folder, root, scheduler=""):
     """What notebooks 01 and 02 do."""
     study = Study(root)
-    cases, left_over = dataset.pair(folder)
+    found, left_over = cases.pair_files(folder)
     with parallel.executor(scheduler, workers=2) as pool:
-        slices.slice_cases(cases, study, step=1, pool=pool, left_over=left_over)
+        slicing.slice_cases(found, study, step=1, pool=pool, left_over=left_over)
         study.create("demo", source="folder", dataset=str(folder), step=1)
-    slices.build(study, 16)
+    preprocessing.preprocess(study, 16)
     return contents(root)
 
 
 def contents(root):
-    """Return {file: bytes} of a study."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    """Return {file: bytes} of a study, without temporary files of a killed program."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not path.name.startswith(".part-")
+    }
 
 
 KILLED = """
@@ -57,7 +64,15 @@ print(count)
 
 
 def _killed(folder, root, moment, project):
-    command = [sys.executable, "-c", KILLED, str(project / "tests"), str(folder), str(root), str(moment)]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(project / "tests"),
+        str(folder),
+        str(root),
+        str(moment),
+    ]
     return subprocess.run(command, cwd=project, capture_output=True, text=True)
 
 
@@ -88,14 +103,20 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
 
     before = times()
     image = nib.load(tiny_dataset / "CT_scans" / "scan_2.nii.gz")
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), tiny_dataset / "CT_scans" / "scan_2.nii.gz")
-    slices.slice_cases(dataset.find_cases(tiny_dataset), tiny_study, step=1)
+    nib.save(
+        nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine),
+        tiny_dataset / "CT_scans" / "scan_2.nii.gz",
+    )
+    slicing.slice_cases(cases.find_cases(tiny_dataset), tiny_study, step=1)
     with pytest.raises(ValueError, match="run notebook 02 again"):
-        slices.load(tiny_study, "train")
-    slices.build(tiny_study, 16)
-    assert {name for name, changed in times().items() if changed != before[name]} == {"scan_2", "images"}
+        preprocessing.load_slices(tiny_study, "train")
+    preprocessing.preprocess(tiny_study, 16)
+    assert {name for name, changed in times().items() if changed != before[name]} == {
+        "scan_2",
+        "images",
+    }
     before = times()
-    slices.build(tiny_study, 16, seed=1)
+    preprocessing.preprocess(tiny_study, 16, seed=1)
     assert {name for name, changed in times().items() if changed != before[name]} == {"images"}
 
 
@@ -116,7 +137,9 @@ def test_a_disk_that_fills_up(tiny_dataset, tmp_path, disk):
             if errors[-1] is None:
                 break
         assert len(errors) > 5
-        assert all("No space left" in said and "free some space" in said for said in errors[:-1]), errors
+        assert all("No space left" in said and "free some space" in said for said in errors[:-1]), (
+            errors
+        )
         assert contents(tmp_path / "disk" / "study") == undisturbed
 
 
@@ -134,9 +157,18 @@ def test_kaggles_names_give_zenodos_slices(tmp_path):
     zenodo, kaggle = tmp_path / "zenodo", tmp_path / "kaggle"
     names = {
         "coronacases_001": ("coronacases_org_001", "coronacases_001"),
-        "radiopaedia_30_86490_1": ("radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm", "radiopaedia_29_86490_1"),
-        "radiopaedia_10_85902_1": ("radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm", "radiopaedia_10_85902_1"),
-        "radiopaedia_4_85506_1": ("radiopaedia_org_covid-19-pneumonia-4_85506_1-dcm", "radiopaedia_4_85506_1"),
+        "radiopaedia_30_86490_1": (
+            "radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm",
+            "radiopaedia_29_86490_1",
+        ),
+        "radiopaedia_10_85902_1": (
+            "radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm",
+            "radiopaedia_10_85902_1",
+        ),
+        "radiopaedia_4_85506_1": (
+            "radiopaedia_org_covid-19-pneumonia-4_85506_1-dcm",
+            "radiopaedia_4_85506_1",
+        ),
     }
     for number, (case, (image_name, mask_name)) in enumerate(names.items()):
         image = np.random.default_rng(number).integers(-1000, 200, (20, 16, 5)).astype(np.int16)
@@ -154,15 +186,32 @@ def test_kaggles_names_give_zenodos_slices(tmp_path):
 
 @contextlib.contextmanager
 def _cluster(tmp_path, project):
-    """Start a Dask scheduler and two workers, each a process of its own; yield its address and the workers."""
+    """Start a Dask scheduler and two workers, each a process of its own; yield its address and the
+    workers.
+    """
     pytest.importorskip("distributed")
-    environment = os.environ | {"PYTHONPATH": str(project), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
+    environment = os.environ | {
+        "PYTHONPATH": str(project),
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5",
+    }
     where = tmp_path / "scheduler.json"
 
     def start(*command):
-        command = [sys.executable, "-m", "dask", *command, "--scheduler-file", str(where), "--no-dashboard"]
+        command = [
+            sys.executable,
+            "-m",
+            "dask",
+            *command,
+            "--scheduler-file",
+            str(where),
+            "--no-dashboard",
+        ]
         return subprocess.Popen(
-            command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     scheduler = start("scheduler", "--port", "0", "--host", "127.0.0.1")
@@ -183,7 +232,9 @@ def _cluster(tmp_path, project):
 
 
 @pytest.mark.slow
-def test_two_dask_workers_give_the_same_bytes_also_when_one_is_killed(tiny_dataset, tmp_path, project):
+def test_two_dask_workers_give_the_same_bytes_also_when_one_is_killed(
+    tiny_dataset, tmp_path, project
+):
     undisturbed = steps(tiny_dataset, tmp_path / "whole")
     with _cluster(tmp_path, project) as (address, workers):
         assert steps(tiny_dataset, tmp_path / "dask", address) == undisturbed

@@ -1,37 +1,56 @@
-"""What the README says of the code: the order of the modules, and that 01 and 02 start without Keras."""
+"""The shape of the library. (`make lint` checks which room imports which, by import-linter.)"""
 
 import ast
+import collections
 import re
 import subprocess
 import sys
 
+import pytest
 
-def _listed(project):
+# names of two modules that cannot be confused: each is a method's own word for what it does
+SHARED_NAMES = {
+    "dice",
+    "iou",
+}  # objectives: of tensors, in training; metrics: of masks, in evaluation
+
+
+@pytest.fixture(scope="module")
+def modules(project):
+    return sorted((project / "covseg_lib").rglob("*.py"))
+
+
+def test_modules_are_short_and_rooms_small(modules):
+    too_long = [path.name for path in modules if len(path.read_text().splitlines()) > 250]
+    assert too_long == []
+    rooms = collections.Counter(path.parent for path in modules if path.name != "__init__.py")
+    assert max(rooms.values()) <= 9
+    assert sum(rooms.values()) <= 45
+
+
+def test_no_public_name_is_in_two_modules(modules):
+    homes = collections.defaultdict(list)
+    for path in modules:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_":
+                homes[node.name].append(path.stem)
+                assert node.name != path.stem
+    assert {name: found for name, found in homes.items() if len(found) > 1}.keys() <= SHARED_NAMES
+
+
+def test_the_readme_shows_every_room_and_module(project, modules):
     readme = (project / "README.md").read_text()
-    return re.findall(r"^    (\w+) {2,}\S", readme[readme.index("## The code") :], re.M)
+    code = readme[readme.index("## The code") :]
+    listed = set(re.findall(r"\b\w+\b", code[: code.index("\n## ")]))
+    assert {path.stem for path in modules} - {"__init__"} <= listed
 
 
-def _imported(path):
-    """Return the modules of the library that a module imports at its top."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module == "covseg_lib":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("covseg_lib."):
-            yield node.module.removeprefix("covseg_lib.")
-
-
-def test_every_module_is_listed_and_imports_only_those_above_it(project):
-    listed = _listed(project)
-    there = {path.stem for path in (project / "covseg_lib").glob("*.py")} - {"__init__", "__main__"}
-    assert set(listed) == there
-    for number, name in enumerate(listed):
-        needed = set(_imported(project / "covseg_lib" / f"{name}.py")) - {"__version__"}
-        assert needed <= set(listed[:number]), name
-
-
-def test_all_before_unet_starts_without_keras(project):
-    listed = _listed(project)
-    names = ", ".join(listed[: listed.index("unet")])
-    code = f"from covseg_lib import {names}; import sys; print({{'keras', 'tensorflow', 'sklearn'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+def test_the_data_room_starts_without_keras(project, modules):
+    names = [path.stem for path in modules if path.parent.name == "data"]
+    code = "import sys\n" + "".join(
+        f"import covseg_lib.data.{name}\n" for name in names if name != "__init__"
+    )
+    code += "print({'keras', 'tensorflow', 'sklearn'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from covseg_lib import objectives, scores
+from covseg_lib.evaluation import metrics
+from covseg_lib.training import objectives
 
 TRUE = np.array([[1, 1], [0, 0]], "float32").reshape(1, 2, 2, 1)
 HALF = np.array([[1, 0], [0, 0]], "float32").reshape(1, 2, 2, 1)
@@ -36,10 +37,12 @@ def test_a_batch_is_pooled_not_averaged():
 def test_the_metric_over_batches_is_the_score_over_all(name):
     rng = np.random.default_rng(0)
     true, pred = rng.integers(0, 2, (7, 4, 4, 1)), rng.random((7, 4, 4, 1)).astype("float32")
-    metric = objectives.OBJECTIVES[name].make_metric()
+    metric = objectives.OBJECTIVES[name].metric()
     for rows in (slice(0, 3), slice(3, 6), slice(6, 7)):
         metric.update_state(ops.convert_to_tensor(true[rows]), ops.convert_to_tensor(pred[rows]))
-    assert float(metric.result()) == pytest.approx(scores.SCORES[name](true, pred >= 0.5), abs=1e-5)
+    assert float(metric.result()) == pytest.approx(
+        metrics.METRICS[name](true, pred >= 0.5), abs=1e-5
+    )
     metric.reset_state()
     metric.update_state(ops.convert_to_tensor(TRUE), ops.convert_to_tensor(TRUE))
     assert float(metric.result()) == pytest.approx(1)
@@ -48,4 +51,8 @@ def test_the_metric_over_batches_is_the_score_over_all(name):
 def test_two_models_share_the_loss_and_one_does_not():
     accuracy, iou, dice = (objective.loss for objective in objectives.OBJECTIVES.values())
     assert accuracy == iou == "binary_crossentropy"
-    assert float(dice(TRUE, HALF)[0]) == float(objectives.soft_dice_loss(TRUE, HALF)) == pytest.approx(1 / 3)
+    assert (
+        float(dice(TRUE, HALF)[0])
+        == float(objectives.soft_dice_loss(TRUE, HALF))
+        == pytest.approx(1 / 3)
+    )

@@ -2,13 +2,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib import anatomy, baselines, dataset, phantom, scores, volumes
+from covseg_lib.data import cases, phantom, volumes
+from covseg_lib.evaluation import baselines, metrics
 
 SHAPE = (12, 96, 96)
 
 
 def _volume(lesions=4, seed=0, shape=SHAPE):
-    return anatomy.make_volume(shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1))
+    return phantom.draw_chest(
+        shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    )
 
 
 def test_one_seed_gives_one_volume():
@@ -34,26 +37,32 @@ def test_a_threshold_does_not_find_the_lesions():
     drawn = [_volume(lesions=3, seed=seed, shape=(12, 256, 256)) for seed in range(3)]
     grey = np.stack([volumes.to_grey(image) for image, _, _ in drawn]).astype(np.float32)
     masks = np.stack([mask for _, mask, _ in drawn])
-    low, high = baselines.best_band(grey, masks)
-    assert scores.dice(masks, (grey >= low) & (grey <= high)) < 0.5
+    low, high = baselines.best_intensity_range(grey, masks)
+    assert metrics.dice(masks, (grey >= low) & (grey <= high)) < 0.5
 
 
 def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
-    small = {case: (seed, n, (6, h // 4, w // 4), o) for case, (seed, n, (_, h, w), o) in phantom.PHANTOMS.items()}
+    small = {
+        case: (seed, n, (6, h // 4, w // 4), o)
+        for case, (seed, n, (_, h, w), o) in phantom.PHANTOMS.items()
+    }
     monkeypatch.setattr(phantom, "PHANTOMS", small)
-    monkeypatch.setattr(anatomy, "PIXEL_MM", 5.6)
-    monkeypatch.setattr(anatomy, "SLICE_MM", 40.0)
-    gone = phantom.make_dataset(tmp_path) / "CT_scans" / "phantom_02.nii.gz"
+    monkeypatch.setattr(phantom, "PIXEL_MM", 5.6)
+    monkeypatch.setattr(phantom, "SLICE_MM", 40.0)
+    gone = phantom.write_dataset(tmp_path) / "CT_scans" / "phantom_02.nii.gz"
     gone.unlink()  # is drawn again
-    cases = dataset.find_cases(phantom.make_dataset(tmp_path))
-    assert len(cases) == 12
-    assert len({case.patient for case in cases}) == 11
-    pairs = {case.name: volumes.read_pair(case) for case in cases}
+    found = cases.find_cases(phantom.write_dataset(tmp_path))
+    assert len(found) == 12
+    assert len({case.patient for case in found}) == 11
+    pairs = {case.name: volumes.read_pair(case) for case in found}
     assert not pairs["phantom_03"].mask.any()
-    assert (phantom.draw("phantom_02").image == pairs["phantom_02"].image).all()
-    assert (phantom.draw("phantom_02").mask == pairs["phantom_02"].mask).all()
+    grey = volumes.to_grey(phantom.draw_phantom("phantom_02").image)
+    assert (grey == pairs["phantom_02"].image).all()
+    assert (phantom.draw_phantom("phantom_02").mask == pairs["phantom_02"].mask).all()
     assert pairs["phantom_04"].image.shape[1] != pairs["phantom_04"].image.shape[2]
-    assert pairs["phantom_05"].image.dtype == np.uint8
+    stored = {case.name: nib.load(case.image).get_data_dtype() for case in found}
+    assert stored["phantom_05"] == np.uint8
+    assert stored["phantom_02"] == np.int16
     orientations = {nib.aff2axcodes(pair.header.get_best_affine()) for pair in pairs.values()}
     assert len(orientations) > 2
     assert pairs["phantom_02"].header.get_zooms() == pytest.approx((5.6, 5.6, 40.0))

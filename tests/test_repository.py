@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from set_repository import files, repository, set_repository
 
-from covseg_lib import runner
+from covseg_lib.batch import notebooks
 
 CLONE = re.compile(r'"git", "clone", "--depth=1", "https://github\.com/([^"]+)"')
 
@@ -21,7 +21,7 @@ def _addresses(project):
     return re.findall(rf"(?:github|hub\.com)/([\w-]+/(?:covseg|{ours}))(?![\w-])", text)
 
 
-@pytest.mark.parametrize("path", runner.notebooks(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", notebooks.find_notebooks(), ids=lambda path: path.stem)
 def test_badge_and_set_up_cell_name_the_repository_of_pyproject(path, project):
     title, _, set_up = (cell.source for cell in nbformat.read(path, as_version=4).cells[:3])
     badge = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -47,19 +47,28 @@ def copy(project, tmp_path):
 def test_the_command_sets_it_everywhere_and_changes_nothing_else(copy, project):
     before = repository(project)
     done = subprocess.run(
-        [sys.executable, "tests/set_repository.py", "alice-b/ct.book"], cwd=copy, capture_output=True, text=True
+        [sys.executable, "tests/set_repository.py", "alice-b/ct.book"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "pyproject.toml"
     assert repository(copy) == "alice-b/ct.book"
-    assert len(_addresses(copy)) == len(_addresses(project)) >= 1 + 2 * len(runner.notebooks())
+    assert (
+        len(_addresses(copy)) == len(_addresses(project)) >= 1 + 2 * len(notebooks.find_notebooks())
+    )
     assert set(_addresses(copy)) == {"alice-b/ct.book"}
     changed = set_repository(copy, before)
     assert len(changed) == len(done.stdout.splitlines())
-    assert all(path.read_bytes() == (project / path.relative_to(copy)).read_bytes() for path in changed)
+    assert all(
+        path.read_bytes() == (project / path.relative_to(copy)).read_bytes() for path in changed
+    )
 
 
-@pytest.mark.parametrize("name", ["alice", "https://github.com/alice/covseg", "alice/cov seg", 'alice/"'])
+@pytest.mark.parametrize(
+    "name", ["alice", "https://github.com/alice/covseg", "alice/cov seg", 'alice/"']
+)
 def test_what_is_no_owner_and_name_is_refused(copy, name):
     with pytest.raises(SystemExit, match="give owner/name"):
         set_repository(copy, name)

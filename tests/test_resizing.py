@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
-from covseg_lib import resizing
+from covseg_lib.data import resizing
 
 
 def test_resizing_to_the_same_size_changes_nothing():
@@ -20,7 +20,9 @@ def test_a_mask_of_half_a_picture_stays_half():
         assert not resized[:, size // 2 :].any()
 
 
-@pytest.mark.parametrize(("before", "after"), [((315, 315), (256, 256)), ((100, 128), (64, 64)), ((20, 16), (32, 40))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((315, 315), (256, 256)), ((100, 128), (64, 64)), ((20, 16), (32, 40))]
+)
 def test_resizing_is_scikit_images(before, after):
     image = np.random.default_rng(0).integers(0, 256, before).astype(np.float32)
     expected = resize(image, after, order=1, anti_aliasing=True, preserve_range=True)

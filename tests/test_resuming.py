@@ -8,13 +8,17 @@ import sys
 import threading
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import recipe_of
+from conftest import after_epoch, recipe_of
 
-from covseg_lib import backup, hardware, prediction, scores, slices, storage, training
+from covseg_lib import files
+from covseg_lib.data import preprocessing
+from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.study import Study
+from covseg_lib.training import callbacks, devices, trainer
 
 EPOCHS = 4
 KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twenty times
@@ -22,7 +26,8 @@ KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twent
 TRAINED = """
 import os, signal, sys
 from pathlib import Path
-from covseg_lib import batches, recipes, storage, training
+from covseg_lib import files
+from covseg_lib.training import batches, recipes, trainer
 from covseg_lib.study import Study
 root, moment, count = Path(sys.argv[1]), int(sys.argv[2]), 0
 
@@ -45,13 +50,12 @@ def overwrite(path, data):
     tick(lambda: path.write_bytes(data[: len(data) // 2]))
     whole(path, data)
 
-whole, storage.overwrite = storage.overwrite, overwrite
-training.IN_MEMORY = 0  # batch by batch, so that it can be killed between two steps
+whole, files.overwrite = files.overwrite, overwrite
 batches.Batches.__getitem__ = ticking(batches.Batches.__getitem__)
 study = Study(root)
-recipe = recipes.Recipe(**storage.read_json(root / "recipe.json"))
+recipe = recipes.Recipe(**files.read_json(root / "recipe.json"))
 sys.addaudithook(at_every_touch)
-training.train(recipe, study)
+trainer.train(recipe, study, log=lambda line: None)
 print(count)
 """
 
@@ -63,26 +67,28 @@ def _train(root, project, moment=0):
 
 def _outcome(study, name="dice"):
     """Return all that a finished run has come to, but for its times."""
-    run = training.load_run(study, name)
-    images, _ = slices.load(study, "test")
+    run = trainer.load_run(study, name)
+    images, _ = preprocessing.load_slices(study, "test")
     history = run.history.drop(columns="seconds")
     return [history.to_numpy(), prediction.predict_slices(run, images), *run.model.get_weights()]
 
 
 def _same(a, b):
-    return len(a) == len(b) and all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        np.array_equal(one, other) for one, other in zip(a, b, strict=True)
+    )
 
 
 class Cut(BaseException):
     """Stands for a disconnect."""
 
 
-def _cut_after(epoch):
-    def watch(history, model):
-        if len(history) == epoch:
+def _cut_after(last):
+    def cut(epoch, model):
+        if epoch == last:
             raise Cut
 
-    return watch
+    return after_epoch(cut)
 
 
 def _recipe(study):
@@ -97,8 +103,10 @@ def recipe(tiny_study):
 @pytest.fixture(scope="module")
 def finished_once(made_once, tmp_path_factory):
     """The tiny study with the recipe's run, trained without a break."""
-    study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("finished") / "study"))
-    training.train(_recipe(study), study)
+    study = Study(
+        shutil.copytree(made_once / "study", tmp_path_factory.mktemp("finished") / "study")
+    )
+    trainer.train(_recipe(study), study)
     return study
 
 
@@ -118,7 +126,7 @@ def cut_once(made_once, tmp_path_factory):
     """The tiny study with the recipe's run, cut off after its third epoch."""
     study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("cut") / "study"))
     with pytest.raises(Cut):
-        training.train(_recipe(study), study, watchers=[_cut_after(3)])
+        trainer.train(_recipe(study), study, callbacks=[_cut_after(3)])
     return study
 
 
@@ -128,7 +136,7 @@ def cut(cut_once, tmp_path):
 
 
 def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, project):
-    storage.write_json(tiny_study.root / "recipe.json", vars(recipe))
+    files.write_json(tiny_study.root / "recipe.json", vars(recipe))
     studies = {name: Study(tmp_path / name) for name in ("whole", "killed")}
     shutil.copytree(tiny_study.root, studies["whole"].root)
     moments = int(_train(studies["whole"].root, project).stdout)
@@ -136,7 +144,9 @@ def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, pr
     for moment in np.linspace(8, moments - 2, KILLS).astype(int):
         root = studies["killed"].root
         shutil.copytree(tiny_study.root, root)
-        assert _train(root, project, moment).returncode == -signal.SIGKILL, f"moment {moment} of {moments}"
+        assert _train(root, project, moment).returncode == -signal.SIGKILL, (
+            f"moment {moment} of {moments}"
+        )
         done = _train(root, project)
         assert done.returncode == 0, done.stderr
         assert _same(_outcome(studies["killed"]), wanted), f"killed at moment {moment} of {moments}"
@@ -144,29 +154,23 @@ def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, pr
         shutil.rmtree(root)
 
 
-def test_slices_read_batch_by_batch_give_the_same_bits_as_arrays(tiny_study, recipe, wanted, monkeypatch):
-    monkeypatch.setattr(training, "IN_MEMORY", 0)
-    training.train(recipe, tiny_study)
-    assert _same(_outcome(tiny_study), wanted)
-
-
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
     lines = []
     with pytest.raises(Cut):
-        training.train(recipe, tiny_study, watchers=[_cut_after(3)], backup_every=2)
-    run = training.train(recipe, tiny_study, lines.append, backup_every=2)
-    assert lines[0] == "going on with run dice after epoch 2 of 4"
+        trainer.train(recipe, tiny_study, callbacks=[_cut_after(3)], backup_every=2)
+    run = trainer.train(recipe, tiny_study, log=lines.append, backup_every=2)
+    assert lines[0] == "resuming run dice after epoch 2 of 4"
     assert [line.split()[1] for line in lines[1:] if line.startswith("epoch")] == ["3/4", "4/4"]
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe, wanted):
     lines = []
-    training.train(replace(recipe, epochs=2), tiny_study)
-    training.train(replace(recipe, epochs=2), tiny_study, lines.append)
-    assert lines == ["run dice has its 2 epochs: loaded, not trained again"]
-    training.train(recipe, tiny_study, lines.append)
-    assert lines[1] == "going on with run dice after epoch 2 of 4"
+    trainer.train(replace(recipe, epochs=2), tiny_study)
+    trainer.train(replace(recipe, epochs=2), tiny_study, log=lines.append)
+    assert lines == ["run dice has finished after 2 epochs: loaded, not trained again"]
+    trainer.train(recipe, tiny_study, log=lines.append)
+    assert lines[1] == "resuming run dice after epoch 2 of 4"
     assert _same(_outcome(tiny_study), wanted)
 
 
@@ -180,27 +184,31 @@ def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(finished, r
         ({"preprocessing": recipe.preprocessing | {"size": 8}}, r"preprocessing.size 16, now 8\."),
     ):
         with pytest.raises(ValueError, match=rf"{said}.*RUN = \"dice_2\".*RESUME = False"):
-            training.train(replace(recipe, **change), tiny_study)
+            trainer.train(replace(recipe, **change), tiny_study)
     assert _same(_outcome(tiny_study), before)
 
 
 def test_processed_data_made_again_in_between_is_refused(cut):
-    slices.build(cut, 32)
+    preprocessing.preprocess(cut, 32)
     with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
-        training.train(_recipe(cut), cut)
+        trainer.train(_recipe(cut), cut)
 
 
-@pytest.mark.parametrize("harm", ["flipped", *(pytest.param(h, marks=pytest.mark.slow) for h in ("torn", "empty"))])
+@pytest.mark.parametrize(
+    "harm", ["flipped", *(pytest.param(h, marks=pytest.mark.slow) for h in ("torn", "empty"))]
+)
 def test_of_two_backups_a_damaged_one_is_passed_over(cut, recipe, wanted, harm):
     tiny_study = cut
     newest = max(cut.path("backup", run="dice").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 255
-    newest.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "flipped": content}[harm])
+    newest.write_bytes(
+        {"torn": content[: len(content) // 2], "empty": b"", "flipped": content}[harm]
+    )
     lines = []
-    training.train(recipe, tiny_study, lines.append)
+    trainer.train(recipe, tiny_study, log=lines.append)
     assert f"{newest} is damaged" in lines[0]
-    assert lines[1] == "going on with run dice after epoch 2 of 4"
+    assert lines[1] == "resuming run dice after epoch 2 of 4"
     assert _same(_outcome(tiny_study), wanted)
 
 
@@ -210,97 +218,126 @@ def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(cut, 
         file.write_bytes(b"PK")
     best = tiny_study.path("weights", run="dice").read_bytes()
     with pytest.raises(ValueError, match=r"a\.npz is damaged.*b\.npz is damaged.*RESUME = False"):
-        training.train(recipe, tiny_study)
+        trainer.train(recipe, tiny_study)
     assert tiny_study.path("weights", run="dice").read_bytes() == best
 
 
 def test_best_weights_of_epochs_that_were_lost_do_not_stay(cut, recipe):
     tiny_study = cut
     tiny_study.path("weights", run="dice").write_bytes(b"of an epoch after the backup")
-    run = training.train(recipe, tiny_study)
-    images, masks = slices.load(tiny_study, "validation")
+    run = trainer.train(recipe, tiny_study)
+    images, masks = preprocessing.load_slices(tiny_study, "validation")
     found = prediction.predict_slices(run, images) >= 0.5
-    assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
+    assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
-def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(tiny_study, recipe, wanted, tmp_path, disk):
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(
+    tiny_study, recipe, wanted, tmp_path, disk
+):
     with disk(tmp_path / "disk", "size=1m"):
         study = Study(tmp_path / "disk" / "study")
         shutil.copytree(tiny_study.root, study.root)
         filled = study.root / "filler"
 
-        def fill(history, model):
-            if len(history) == 2:
+        def fill(epoch, model):
+            if epoch == 2:
                 with open(filled, "wb") as file, pytest.raises(OSError, match="No space"):
                     file.write(bytes(2_000_000))
 
         with pytest.raises(OSError, match=r"No space left.*free some space.*run this again"):
-            training.train(recipe, study, watchers=[fill])
+            trainer.train(recipe, study, callbacks=[after_epoch(fill)])
         assert study.path("weights", run="dice").stat().st_size > 0
         filled.unlink()
         lines = []
-        training.train(recipe, study, lines.append)
-        assert lines[0].startswith("going on with run dice after epoch ")
+        trainer.train(recipe, study, log=lines.append)
+        assert lines[0].startswith("resuming run dice after epoch ")
         assert _same(_outcome(study), wanted)
 
 
 def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
     away = tiny_study.root.with_name("unmounted")
 
-    def unmount(history, model):
-        if len(history) == 2:
+    def unmount(epoch, model):
+        if epoch == 2:
             tiny_study.root.rename(away)
 
-    with pytest.raises(FileNotFoundError, match=r"has gone during epoch 3.*mount Drive again"):
-        training.train(recipe, tiny_study, watchers=[unmount])
+    with pytest.raises(FileNotFoundError, match=r"disappeared during epoch 3.*mount Drive again"):
+        trainer.train(recipe, tiny_study, callbacks=[after_epoch(unmount)])
     assert not tiny_study.root.exists()
     away.rename(tiny_study.root)
     lines = []
-    training.train(recipe, tiny_study, lines.append)
-    assert lines[0] == "going on with run dice after epoch 2 of 4"
+    trainer.train(recipe, tiny_study, log=lines.append)
+    assert lines[0] == "resuming run dice after epoch 2 of 4"
 
 
 def test_a_run_begun_in_one_precision_goes_on_in_another(cut, recipe, monkeypatch):
     tiny_study, recipe = cut, replace(recipe, precision="auto")
-    stored = storage.read_json(cut.path("recipe", run="dice"))
-    storage.write_json(cut.path("recipe", run="dice"), stored | {"precision": "auto"})
-    monkeypatch.setattr(hardware, "precision", lambda asked: "mixed_float16")
-    run = training.train(recipe, tiny_study)
+    stored = files.read_json(cut.path("recipe", run="dice"))
+    files.write_json(cut.path("recipe", run="dice"), stored | {"precision": "auto"})
+    monkeypatch.setattr(devices, "dtype_policy", lambda asked: "mixed_float16")
+    run = trainer.train(recipe, tiny_study)
     assert run.timing["precision"] == "mixed_float16"
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_a_finished_run_without_backup_cannot_be_continued(finished, recipe):
     shutil.rmtree(finished.path("backup", run="dice"))
-    with pytest.raises(ValueError, match=r"epochs 4, now 6, and no .*backup to go on from"):
-        training.train(replace(recipe, epochs=6), finished)
+    with pytest.raises(ValueError, match=r"epochs 4, now 6, and no .*backup to resume from"):
+        trainer.train(replace(recipe, epochs=6), finished)
     assert pd.read_csv(finished.path("history", run="dice"))["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_float16s_loss_scale_is_in_the_backup(tiny_study, recipe):
-    """Without it a resumed run would begin with the first scale again, and end elsewhere."""
-    recipe, models = replace(recipe, precision="mixed_float16", epochs=2), []
+def test_float16s_loss_scale_is_in_the_backup(cut):
+    """Without it a resumed run would start with the initial scale again, and end elsewhere."""
+    recipe = replace(_recipe(cut), precision="mixed_float16")
+    models = [trainer.compile_model(recipe) for _ in range(2)]
+    paths = cut.path("backup", run="dice"), cut.path("weights", run="dice")
+    for number, model in enumerate(models):
+        rows = [{"epoch": epoch} for epoch in range(1, 7)]
+        backup = callbacks.Backup(paths[0], rows, paths[1])
+        backup.set_model(model)
+        if number == 0:
+            model.optimizer.build(model.trainable_variables)
+            model.optimizer.dynamic_scale.assign(4.0)
+            model.optimizer.step_counter.assign(7)
+            backup.on_train_begin()
+            rows.append({"epoch": 7})
+            backup.on_train_end()
+        else:
+            assert backup.load(print)
+            backup.on_train_begin()
+    scale, steps = models[1].optimizer.dynamic_scale, models[1].optimizer.step_counter
+    assert (float(scale), int(steps)) == (4.0, 7)
+
+
+def test_early_stopping_works_also_after_a_resume(tiny_study, recipe):
+    """A run that a callback stops has finished; more epochs continue it."""
+    recipe = replace(recipe, epochs=20, learning_rate=1e-9)
+
+    def stopping():
+        return keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=2)
+
     with pytest.raises(Cut):
-        training.train(recipe, tiny_study, watchers=[lambda history, model: models.append(model), _cut_after(1)])
-    optimizer = models[0].optimizer
-    optimizer.dynamic_scale.assign(4.0)
-    optimizer.step_counter.assign(7)
-    kept = backup.Backup(tiny_study.path("backup", run="dice"))
-    kept.save(models[0], backup.State([{"epoch": 1}, {"epoch": 2}]))
-    optimizer.dynamic_scale.assign(1.0)
-    optimizer.step_counter.assign(0)
-    backup.Backup(tiny_study.path("backup", run="dice")).restore(models[0], print)
-    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (4.0, 7)
+        trainer.train(recipe, tiny_study, callbacks=[stopping(), _cut_after(2)])
+    run = trainer.train(recipe, tiny_study, callbacks=[stopping()])
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    lines = []
+    trainer.train(recipe, tiny_study, callbacks=[stopping()], log=lines.append)
+    assert lines == ["run dice has finished after 5 epochs: loaded, not trained again"]
+    more = replace(recipe, epochs=22)
+    assert len(trainer.train(more, tiny_study, callbacks=[stopping()]).history) == 8
 
 
 def test_a_second_program_waits_for_the_run_and_then_loads_it(finished, recipe, capsys):
-    with storage.locked(finished.path("models") / ".dice.lock", "training"):
+    with files.locked(finished.path("models") / ".dice.lock", "training"):
         lines = []
-        second = threading.Thread(target=training.train, args=(recipe, finished, lines.append))
+        second = threading.Thread(
+            target=trainer.train, args=(recipe, finished), kwargs={"log": lines.append}
+        )
         second.start()
         second.join(1)
         assert second.is_alive()
         assert lines == []
     second.join(60)
-    assert lines == ["run dice has its 4 epochs: loaded, not trained again"]
+    assert lines == ["run dice has finished after 4 epochs: loaded, not trained again"]
     assert "waiting: another program is training the run dice" in capsys.readouterr().out

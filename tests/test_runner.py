@@ -1,9 +1,11 @@
+"""Notebooks run one after the other: parameters, errors, the report and the command line."""
+
 import nbformat
 import pytest
 from click.testing import CliRunner
 
-from covseg_lib import runner
 from covseg_lib.__main__ import main
+from covseg_lib.batch import notebooks
 from covseg_lib.study import Study
 
 
@@ -12,7 +14,11 @@ def _notebook(path, *sources, parameters='STUDY = ""\nEPOCHS = 1'):
     cells = [parameters, *sources]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
     notebook.cells[0].metadata["tags"] = ["parameters"]
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, path)
 
@@ -21,82 +27,93 @@ def _notebook(path, *sources, parameters='STUDY = ""\nEPOCHS = 1'):
 def suite(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    _notebook(folder / "01_first.ipynb", "from pathlib import Path\nPath(STUDY, 'made').write_text(str(EPOCHS))")
+    _notebook(
+        folder / "01_first.ipynb",
+        "from pathlib import Path\nPath(STUDY, 'made').write_text(str(EPOCHS))",
+    )
     _notebook(folder / "02_second.ipynb", "1 / 0")
-    monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
     return Study(tmp_path / "study")
 
 
-def test_parameters_reach_the_notebook_and_the_copy_stays(suite):
-    (made,) = runner.run(suite, {"EPOCHS": 50}, ["01"])
+def test_the_notebook_gets_its_parameters_and_its_copy_is_saved(suite):
+    (made,) = notebooks.run_notebooks(suite, {"EPOCHS": 50}, ["01"])
     assert (suite.root / "made").read_text() == "50"
     assert made == suite.path("notebooks") / "01_first.ipynb"
     assert nbformat.read(made, as_version=4).cells[-1].execution_count
 
 
-def test_a_data_set_is_looked_for_where_the_command_is_given(suite, tmp_path, monkeypatch):
+def test_a_relative_data_set_is_in_the_current_folder(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = "from pathlib import Path\nPath(STUDY, 'made').write_text(DATASET)"
-    _notebook(runner.NOTEBOOKS / "01_first.ipynb", source, parameters='STUDY = ""\nDATASET = ""')
+    _notebook(notebooks.NOTEBOOKS / "01_first.ipynb", source, parameters='STUDY = ""\nDATASET = ""')
     for given in ("mine", 2024):
-        runner.run(suite, {"DATASET": given}, ["01"])
+        notebooks.run_notebooks(suite, {"DATASET": given}, ["01"])
         assert (suite.root / "made").read_text() == str(tmp_path / str(given))
 
 
 def test_an_unknown_parameter_lists_the_known_ones_and_runs_nothing(suite):
-    with pytest.raises(ValueError, match=r"no parameter EPOCH in these notebooks: they have EPOCHS, STUDY"):
-        runner.run(suite, {"EPOCH": 50})
+    message = "no parameter EPOCH in these notebooks: they have EPOCHS, STUDY"
+    with pytest.raises(ValueError, match=message):
+        notebooks.run_notebooks(suite, {"EPOCH": 50})
     assert not suite.root.exists()
 
 
-def test_a_failed_notebook_names_cell_error_and_copy(suite):
-    with pytest.raises(
-        runner.NotebookFailed, match=r"02_second\.ipynb stopped in cell \d with ZeroDivisionError"
-    ) as it:
-        runner.run(suite)
+def test_a_failed_notebook_reports_its_cell_error_and_copy(suite):
+    message = r"02_second\.ipynb stopped in cell \d with ZeroDivisionError"
+    with pytest.raises(notebooks.NotebookFailed, match=message) as it:
+        notebooks.run_notebooks(suite)
     assert str(suite.path("notebooks") / "02_second.ipynb") in str(it.value)
     assert (suite.path("notebooks") / "02_second.ipynb").exists()
 
 
-def test_the_report_has_neither_code_nor_what_went_to_stderr(suite, monkeypatch):
-    monkeypatch.setattr(runner, "_settings_and_versions", lambda study: "## Settings")
-    _notebook(runner.NOTEBOOKS / "06_last.ipynb", "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')")
-    runner.run(suite, numbers=["06"])
+def test_the_report_has_no_code_and_no_stderr(suite, monkeypatch):
+    monkeypatch.setattr(notebooks, "_settings_and_versions", lambda study: "## Settings")
+    _notebook(
+        notebooks.NOTEBOOKS / "06_last.ipynb",
+        "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')",
+    )
+    notebooks.run_notebooks(suite, numbers=["06"])
     page = suite.path("report").read_text()
     assert "ab" in page.split("<body")[1]
     assert "noise" not in page.split("<body")[1]
 
 
-def test_a_notebook_whose_process_dies_says_so(suite):
-    _notebook(runner.NOTEBOOKS / "03_third.ipynb", "import os\nos.kill(os.getpid(), 9)")
-    with pytest.raises(runner.NotebookFailed, match=r"03_third\.ipynb stopped: its process died"):
-        runner.run(suite, numbers=["03"])
+def test_a_notebook_whose_process_dies_is_an_error(suite):
+    _notebook(notebooks.NOTEBOOKS / "03_third.ipynb", "import os\nos.kill(os.getpid(), 9)")
+    message = r"03_third\.ipynb stopped: its process died"
+    with pytest.raises(notebooks.NotebookFailed, match=message):
+        notebooks.run_notebooks(suite, numbers=["03"])
 
 
-def test_what_libraries_print_past_python_does_not_reach_the_terminal(suite, capfd):
-    _notebook(runner.NOTEBOOKS / "03_third.ipynb", "import os\nos.write(2, b'I0000 cudart_stub')\nprint('seen')")
-    (made,) = runner.run(suite, numbers=["03"])
+def test_output_of_libraries_does_not_reach_the_terminal(suite, capfd):
+    _notebook(
+        notebooks.NOTEBOOKS / "03_third.ipynb",
+        "import os\nos.write(2, b'I0000 cudart_stub')\nprint('seen')",
+    )
+    (made,) = notebooks.run_notebooks(suite, numbers=["03"])
     assert "cudart" not in capfd.readouterr().err
     assert "seen" in made.read_text()
 
 
 def test_an_unknown_notebook_lists_the_known_ones(suite):
     with pytest.raises(ValueError, match="no notebook 07: there are 01_first, 02_second"):
-        runner.run(suite, numbers=["07"])
+        notebooks.run_notebooks(suite, numbers=["07"])
 
 
-def test_the_command_line_says_it_in_one_line(suite, tmp_path):
+def test_the_command_line_prints_errors_without_traceback(suite, tmp_path):
     done = CliRunner().invoke(main, ["run", "--study", str(tmp_path / "s"), "-p", "EPOCH", "50"])
     assert done.exit_code == 1
     assert "Error: no parameter EPOCH" in done.output
     assert "Traceback" not in done.output
     (tmp_path / "file").touch()
-    for arguments, said in {
+    study = str(tmp_path / "s")
+    for arguments, message in {
         ("--study", str(tmp_path / "file" / "s"), "--only", "01"): "Not a directory",
-        ("--study", str(tmp_path / "s"), "-p", "STUDY", "x"): "Error: STUDY cannot be given as a parameter",
+        ("--study", study, "-p", "STUDY", "x"): "Error: STUDY cannot be given as a parameter",
     }.items():
         done = CliRunner().invoke(main, ["run", *arguments])
-        assert said in done.output
+        assert message in done.output
         assert done.exit_code == 1
         assert isinstance(done.exception, SystemExit)
 
@@ -104,6 +121,7 @@ def test_the_command_line_says_it_in_one_line(suite, tmp_path):
 def test_predicting_without_a_run_names_the_notebook(tmp_path):
     scan = tmp_path / "scan.nii"
     scan.touch()
-    done = CliRunner().invoke(main, ["predict", str(scan), "--run", str(tmp_path), "--out", str(tmp_path / "m.nii")])
+    command = ["predict", str(scan), "--run", str(tmp_path), "--out", str(tmp_path / "m.nii")]
+    done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
     assert "run notebook 03, 04 or 05 first" in done.output

@@ -1,4 +1,4 @@
-"""Whole volumes: what is written lies where the scan lies, and the command line says what is wrong."""
+"""Whole volumes: masks lie where the scan lies, and the command line reports errors."""
 
 import re
 from dataclasses import replace
@@ -10,10 +10,14 @@ import pytest
 from click.testing import CliRunner
 from conftest import LPS, write_volume
 
-from covseg_lib import nifti, orientation, prediction, scans, training, volumes
 from covseg_lib.__main__ import main
+from covseg_lib.data import nifti, volumes
+from covseg_lib.evaluation import prediction
+from covseg_lib.training import trainer
 
-TURNED = nib.eulerangles.euler2mat(0.3, -0.2, 0.1)  # orthonormal: ITK takes nothing else as direction
+TURNED = nib.eulerangles.euler2mat(
+    0.3, -0.2, 0.1
+)  # orthonormal: ITK takes nothing else as direction
 OBLIQUE = nib.affines.from_matvec(TURNED @ np.diag([0.7, 0.8, 2.5]), [90, -120, 20])
 FLIPPED = nib.affines.from_matvec(TURNED @ np.diag([-0.7, 0.8, -2.5]), [90, -120, 20])
 SIDEWAYS = OBLIQUE[:, [2, 0, 1, 3]]
@@ -33,19 +37,23 @@ def _scan(path, affine, codes=(1, 1), kind=nib.Nifti1Image, dtype=np.int16):
 
 
 def _write_all_ones(folder, header):
-    ones = np.ones(orientation.shape(header), np.uint8)
-    volumes.write_mask(folder / "mask.nii.gz", ones, header, "lesion mask by run dice")
-    volumes.write_probabilities(folder / "map.nii", ones * 51, header)
+    ones = np.ones(nifti.upright_shape(header), np.uint8)
+    nifti.write_mask(folder / "mask.nii.gz", ones, header, "lesion mask by run dice")
+    nifti.write_probabilities(folder / "map.nii", ones * 51, header)
 
 
 @pytest.mark.parametrize("codes", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("affine", [LPS, OBLIQUE, FLIPPED, SIDEWAYS], ids=["LPS", "oblique", "flipped", "sideways"])
+@pytest.mark.parametrize(
+    "affine", [LPS, OBLIQUE, FLIPPED, SIDEWAYS], ids=["LPS", "oblique", "flipped", "sideways"]
+)
 def test_simpleitk_finds_mask_and_map_where_the_scan_is(tmp_path, affine, codes):
-    """Of NIfTI-1: SimpleITK does not read NIfTI-2, whose headers the next test compares."""
+    """Only NIfTI-1, because SimpleITK does not read NIfTI-2; the next test compares both."""
     itk = pytest.importorskip("SimpleITK")
     _scan(tmp_path / "scan.nii.gz", affine, codes)
     _write_all_ones(tmp_path, nifti.read_header(tmp_path / "scan.nii.gz"))
-    scan, mask, levels = (itk.ReadImage(str(tmp_path / name)) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii"))
+    scan, mask, levels = (
+        itk.ReadImage(str(tmp_path / name)) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii")
+    )
     for found in (mask, levels):
         assert found.GetSize() == scan.GetSize()
         assert found.GetOrigin() == scan.GetOrigin()
@@ -57,14 +65,20 @@ def test_simpleitk_finds_mask_and_map_where_the_scan_is(tmp_path, affine, codes)
 
 @pytest.mark.parametrize("codes", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-def test_the_header_is_the_scans_but_for_what_a_mask_is(tmp_path, codes, kind):
+def test_mask_and_map_keep_the_header_of_the_scan(tmp_path, codes, kind):
     _scan(tmp_path / "scan.nii.gz", OBLIQUE, codes, kind)
     _write_all_ones(tmp_path, nifti.read_header(tmp_path / "scan.nii.gz"))
-    scan, mask, levels = (nib.load(tmp_path / name) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii"))
+    scan, mask, levels = (
+        nib.load(tmp_path / name) for name in ("scan.nii.gz", "mask.nii.gz", "map.nii")
+    )
     assert type(mask) is type(levels) is type(scan) is kind
     other = {"datatype", "bitpix", "scl_slope", "scl_inter", "descrip", "cal_max"}
     for name in set(scan.header.keys()) - other:
-        assert mask.header[name].tobytes() == levels.header[name].tobytes() == scan.header[name].tobytes(), name
+        assert (
+            mask.header[name].tobytes()
+            == levels.header[name].tobytes()
+            == scan.header[name].tobytes()
+        ), name
     assert mask.header["descrip"].item() == b"covseg, not a medical device: lesion mask by run dice"
     assert mask.header["cal_max"] == 0
     assert (mask.get_data_dtype(), levels.get_data_dtype()) == (np.uint8, np.uint8)
@@ -75,10 +89,12 @@ def test_the_header_is_the_scans_but_for_what_a_mask_is(tmp_path, codes, kind):
 def test_a_long_name_of_a_run_leaves_the_warning_in_79_bytes(tmp_path):
     _scan(tmp_path / "scan.nii", LPS)
     header = nifti.read_header(tmp_path / "scan.nii")
-    volumes.write_mask(tmp_path / "m.nii", np.zeros((5, 7, 6)), header, f"lesion mask by run {'x' * 200}")
-    said = nib.load(tmp_path / "m.nii").header["descrip"].item()
-    assert said.startswith(b"covseg, not a medical device: lesion mask by run xxx")
-    assert len(said) == 79
+    nifti.write_mask(
+        tmp_path / "m.nii", np.zeros((5, 7, 6)), header, f"lesion mask by run {'x' * 200}"
+    )
+    description = nib.load(tmp_path / "m.nii").header["descrip"].item()
+    assert description.startswith(b"covseg, not a medical device: lesion mask by run xxx")
+    assert len(description) == 79
 
 
 @pytest.mark.parametrize("dtype", [np.int16, ">i2", np.float32, np.float64])
@@ -92,7 +108,7 @@ def test_plane_by_plane_is_as_whole(tmp_path, dtype, ending, affine, step):
     assert (volumes.read_grey(path, step)[0] == volumes.to_grey(whole)).all()
 
 
-def test_a_volume_with_slope_and_one_in_grey_levels_are_read_as_they_are_meant(tmp_path):
+def test_slope_and_grey_levels_are_read(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (6, 7, 5)).astype(np.uint8)
     write_volume(tmp_path / "grey.nii.gz", array)
     assert (volumes.read_grey(tmp_path / "grey.nii.gz")[0] == array.transpose(2, 1, 0)).all()
@@ -104,7 +120,7 @@ def test_a_volume_with_slope_and_one_in_grey_levels_are_read_as_they_are_meant(t
 
 
 class Bright:
-    """A network for slices of 16 x 16 that takes what is brighter than the mean for lesion."""
+    """A network for slices of 16 x 16 that predicts lesion where it is brighter than the mean."""
 
     def predict_on_batch(self, images):
         assert len(images) == prediction.BATCH
@@ -115,7 +131,7 @@ class Bright:
 def bright():
     """A run of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
     made_with = {"size": 16, "step": 1, "window_hu": [-1250, 250], "mean": 128.0, "std": 50.0}
-    return training.Run(SimpleNamespace(run="bright", preprocessing=made_with), Bright(), None, {})
+    return trainer.Run(SimpleNamespace(run="bright", preprocessing=made_with), Bright(), None, {})
 
 
 def _block(path, slices=3, affine=LPS):
@@ -126,42 +142,46 @@ def _block(path, slices=3, affine=LPS):
 
 
 @pytest.mark.parametrize("slices", [2, 8, 9, 20])
-def test_what_is_bright_is_marked_whatever_the_number_of_slices(bright, tmp_path, slices):
+def test_bright_voxels_are_predicted_for_any_number_of_slices(bright, tmp_path, slices):
     path = _block(tmp_path / "scan.nii.gz", slices)
     mask, header = prediction.predict_volume(bright, path)
-    volumes.write_mask(tmp_path / "mask.nii.gz", mask, header)
+    nifti.write_mask(tmp_path / "mask.nii.gz", mask, header)
     expected = np.asarray(nib.load(path).dataobj) == 100
     assert (np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj) == expected).all()
 
 
 def test_lesion_volume_by_hand(bright, tmp_path):
-    """24 voxels of 1 x 1 x 2 mm are 0.048 ml; 12 of the 48 voxels of the lungs are marked."""
+    """24 voxels of 1 x 1 x 2 mm are 0.048 ml; 12 of the 48 voxels of the lungs are predicted."""
     lungs = np.zeros((16, 16, 3), np.uint8)
     lungs[2:6, 5:8, 1] = 1
     lungs[2:6, 5:8, 2] = 2
     lungs[6:12, 5:9, 2] = 2
-    job = scans.Job(
+    job = prediction.ScanJob(
         _block(tmp_path / "scan.nii.gz"),
         tmp_path / "mask.nii.gz",
         tmp_path / "map.nii.gz",
         write_volume(tmp_path / "lungs.nii.gz", lungs),
     )
-    found = scans.predict(bright, job)
+    found = prediction.predict_scan(bright, job)
     assert found.ml == pytest.approx(0.048)
     assert found.percent == pytest.approx(25)
     assert str(found) == "lesions 0.0 ml, 25.0 % of the lungs"
     assert np.unique(nib.load(job.probabilities).get_fdata()).round(4).tolist() == [0, 0.8]
-    assert b"lesion probability by run bright" in nib.load(job.probabilities).header["descrip"].item()
-    assert scans.predict(bright, replace(job, lungs=None)).percent is None
+    assert (
+        b"lesion probability by run bright" in nib.load(job.probabilities).header["descrip"].item()
+    )
+    assert prediction.predict_scan(bright, replace(job, lungs=None)).percent is None
 
 
-@pytest.mark.parametrize(("unit", "ml"), [("mm", 0.03), ("unknown", 0.03), ("meter", 3e7), ("micron", 3e-11)])
+@pytest.mark.parametrize(
+    ("unit", "ml"), [("mm", 0.03), ("unknown", 0.03), ("meter", 3e7), ("micron", 3e-11)]
+)
 def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
     header = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-2, 3, 5, 1])).header
     header.set_xyzt_units(unit)
-    assert scans.voxel_ml(header) == pytest.approx(ml)
+    assert nifti.voxel_ml(header) == pytest.approx(ml)
     header["pixdim"][1:4] = 1  # the affine counts, here as well
-    assert np.prod(orientation.zooms(header)) / 1000 == pytest.approx(ml)
+    assert np.prod(nifti.spacing_mm(header)) / 1000 == pytest.approx(ml)
 
 
 @pytest.fixture
@@ -176,13 +196,15 @@ def _predict(*arguments):
 
 
 def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp_path):
-    """One study is enough: a scan; a folder with a broken scan, a scan without lungs and three sound ones."""
+    """One study is enough: a scan; a folder with a broken scan, a scan without lungs and three
+    sound ones.
+    """
     images = tiny_dataset / "CT_scans"
     masks, maps, lungs = (tmp_path / name for name in ("masks", "maps", "lungs"))
     scan, out = images / "scan_1.nii.gz", tmp_path / "new" / "mask.nii.gz"
     done = _predict(scan, "--run", run_folder, "--out", out)
     assert done.exit_code == 0, done.output
-    mask, _ = prediction.predict_volume(training.read_run(run_folder), scan)
+    mask, _ = prediction.predict_volume(trainer.read_run(run_folder), scan)
     assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml\nNot a medical device." in done.output
     for number in range(1, 5):
         write_volume(lungs / f"scan_{number}.nii.gz", np.ones((20, 16, 5), np.uint8))
@@ -191,11 +213,18 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     options = ["--out", masks, "--probabilities", maps, "--lungs", lungs]
     done = _predict(images, "--run", run_folder, *options)
     assert done.exit_code == 1
-    assert "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz is cut off" in done.output
+    assert (
+        "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz is cut off"
+        in done.output
+    )
     assert f"\n  scan_5.nii.gz: no lung mask {lungs / 'scan_5.nii.gz'}: add it" in done.output
     assert done.output.count("% of the lungs") == 3
     names = [f"scan_{number}.nii.gz" for number in (1, 2, 4)]
-    assert sorted(path.name for path in masks.iterdir()) == sorted(path.name for path in maps.iterdir()) == names
+    assert (
+        sorted(path.name for path in masks.iterdir())
+        == sorted(path.name for path in maps.iterdir())
+        == names
+    )
     assert (masks / "scan_1.nii.gz").read_bytes() == out.read_bytes()
     levels, mask = (nib.load(folder / "scan_1.nii.gz").get_fdata() for folder in (maps, masks))
     assert ((levels >= 0.5) == mask).all()
@@ -204,7 +233,7 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
 
 
 def _refused(tmp_path, *arguments):
-    """Return in one line what the command says; a scan and an empty run lie in `tmp_path`."""
+    """Return the last line of the command's error; it must not write into `tmp_path`."""
     before = sorted(tmp_path.rglob("*"))
     done = _predict(*arguments, *([] if "--run" in arguments else ["--run", tmp_path / "no_run"]))
     assert done.exit_code in (1, 2)
@@ -212,7 +241,7 @@ def _refused(tmp_path, *arguments):
     return done.output.splitlines()[-1]
 
 
-def test_names_that_cannot_be_are_refused_before_a_run_is_looked_for(tmp_path):
+def test_wrong_names_are_refused_before_the_run_is_loaded(tmp_path):
     scan = _block(tmp_path / "scans" / "scan.nii.gz")
     folder, mask = scan.parent, tmp_path / "mask.nii.gz"
     link = tmp_path / "link.nii.gz"
@@ -223,32 +252,52 @@ def test_names_that_cannot_be_are_refused_before_a_run_is_looked_for(tmp_path):
     for message, arguments in {
         named: [scan, "--out", tmp_path / "mask.png"],
         r"--out is .*scans: expected a file": [scan, "--out", folder],
-        r"--probabilities is .*map: expected a file": [scan, "--out", mask, "--probabilities", tmp_path / "map"],
+        r"--probabilities is .*map: expected a file": [
+            scan,
+            "--out",
+            mask,
+            "--probabilities",
+            tmp_path / "map",
+        ],
         r"--lungs is .*scans: expected a file": [scan, "--out", mask, "--lungs", folder],
-        r"--out is .*mask.nii.gz: expected .*scans is a folder, so a folder too": [folder, "--out", mask],
+        r"--out is .*mask.nii.gz: expected .*scans is a folder, so a folder too": [
+            folder,
+            "--out",
+            mask,
+        ],
         r"scan.nii.gz is a scan or a lung mask and would be overwritten": [scan, "--out", scan],
         r"link.nii.gz is a scan or a lung": [scan, "--out", link],
         r"scans.scan.nii.gz is a scan or": [folder, "--out", folder],
         r"both .*mask.nii.gz: choose two places": [scan, "--out", mask, "--probabilities", mask],
-        r"both .*new.nii: choose two places": [scan, "--out", folder / "new.nii", "--probabilities", same / "new.nii"],
+        r"both .*new.nii: choose two places": [
+            scan,
+            "--out",
+            folder / "new.nii",
+            "--probabilities",
+            same / "new.nii",
+        ],
         r"no finished run in .*no_run \(no recipe.json, .*study/models/dice": [scan, "--out", mask],
         r"'nowhere.nii' does not exist": ["nowhere.nii", "--out", mask],
         r"cannot be written": [scan, "--out", link / "mask.nii.gz"],
     }.items():
         assert re.search(message, _refused(tmp_path, *arguments)), message
     (tmp_path / "empty").mkdir()
-    assert "no .nii or .nii.gz file in" in _refused(tmp_path, tmp_path / "empty", "--out", tmp_path / "masks")
+    assert "no .nii or .nii.gz file in" in _refused(
+        tmp_path, tmp_path / "empty", "--out", tmp_path / "masks"
+    )
 
 
-def test_a_scan_that_is_none_is_refused_and_what_stood_there_stays(run_folder, tmp_path):
+def test_a_wrong_scan_is_refused_and_an_existing_mask_is_kept(run_folder, tmp_path):
     (tmp_path / "work").mkdir()
     mask = tmp_path / "work" / "mask.nii.gz"
-    mask.write_text("what stood there")
+    mask.write_text("existing mask")
     array = np.random.default_rng(0).integers(-1000, 0, (6, 7, 5)).astype(np.int16)
     nan = array.astype(np.float32)
     nan[0, 0, 0] = np.nan
     shorter = write_volume(tmp_path / "short.nii.gz", np.ones((6, 7, 4), np.uint8))
-    moved = write_volume(tmp_path / "moved.nii.gz", np.ones((6, 7, 5), np.uint8), LPS + np.eye(4, k=3))
+    moved = write_volume(
+        tmp_path / "moved.nii.gz", np.ones((6, 7, 5), np.uint8), LPS + np.eye(4, k=3)
+    )
     empty = write_volume(tmp_path / "empty.nii.gz", np.zeros((6, 7, 5), np.uint8))
     scan = write_volume(tmp_path / "sound.nii.gz", array)
     colour = np.zeros((6, 7, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -257,26 +306,39 @@ def test_a_scan_that_is_none_is_refused_and_what_stood_there_stays(run_folder, t
     header = nib.load(scan).header
     header["scl_slope"], header["scl_inter"] = 2, np.nan
     (tmp_path / "slope.nii").write_bytes(header.binaryblock + bytes(4) + array.tobytes())
-    header["scl_inter"], header["sform_code"], header["qform_code"], header["quatern_b"] = 0, 0, 1, 2
+    header["scl_inter"], header["sform_code"], header["qform_code"], header["quatern_b"] = (
+        0,
+        0,
+        1,
+        2,
+    )
     (tmp_path / "turned.nii").write_bytes(header.binaryblock + bytes(4) + array.tobytes())
     for message, arguments in {
-        r"4d.nii holds an array of shape \(6, 7, 5, 2\)": [write_volume(tmp_path / "4d.nii", np.stack([array] * 2, 3))],
+        r"4d.nii holds an array of shape \(6, 7, 5, 2\)": [
+            write_volume(tmp_path / "4d.nii", np.stack([array] * 2, 3))
+        ],
         r"nan.nii: holds NaN": [write_volume(tmp_path / "nan.nii", nan)],
         r"blank.nii: every voxel is 0": [write_volume(tmp_path / "blank.nii", array * 0)],
         r"raw.nii: .*neither Hounsfield": [write_volume(tmp_path / "raw.nii", array + 2000)],
-        r"colour.nii holds voxels of .*one number a voxel": [write_volume(tmp_path / "colour.nii", colour)],
+        r"colour.nii holds voxels of .*one number a voxel": [
+            write_volume(tmp_path / "colour.nii", colour)
+        ],
         r"cut.nii.gz is cut off": [tmp_path / "cut.nii.gz"],
         r"text.nii is not a NIfTI file": [tmp_path / "text.nii"],
-        r"slope.nii has a NIfTI header that is wrong": [tmp_path / "slope.nii"],
-        r"turned.nii has a NIfTI header that is wrong": [tmp_path / "turned.nii"],
-        r"short.nii.gz: the image is \(6, 7, 5\) and its lung mask \(6, 7, 4\)": [scan, "--lungs", shorter],
+        r"slope.nii has a wrong NIfTI header": [tmp_path / "slope.nii"],
+        r"turned.nii has a wrong NIfTI header": [tmp_path / "turned.nii"],
+        r"short.nii.gz: the image is \(6, 7, 5\) and its lung mask \(6, 7, 4\)": [
+            scan,
+            "--lungs",
+            shorter,
+        ],
         r"moved.nii.gz: image and lung mask lie in different": [scan, "--lungs", moved],
-        r"lung mask empty.nii.gz is empty": [scan, "--lungs", empty],
+        r"lung mask empty.nii.gz: it is empty": [scan, "--lungs", empty],
         r"lung mask sound.nii.gz: holds .*expected whole labels": [scan, "--lungs", scan],
     }.items():
-        said = _refused(tmp_path / "work", *arguments, "--run", run_folder, "--out", mask)
-        assert re.search(message, said), said
-    assert mask.read_text() == "what stood there"
+        error = _refused(tmp_path / "work", *arguments, "--run", run_folder, "--out", mask)
+        assert re.search(message, error), error
+    assert mask.read_text() == "existing mask"
 
 
 def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
@@ -292,7 +354,9 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
     recipe.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
     assert "is damaged, or its files are not of one run" in _refused(*asked)
     recipe.write_text(text.replace('"window_hu"', '"window"'))
-    assert "is damaged, or its files are not of one run (recipe.json lacks window_hu)" in _refused(*asked)
+    assert "is damaged, or its files are not of one run (recipe.json lacks window_hu)" in _refused(
+        *asked
+    )
     recipe.write_text(text[:50])
     assert "is damaged" in _refused(*asked)
     recipe.write_text(text)
@@ -300,11 +364,11 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
     assert "(no timing.json): expected the folder of a run" in _refused(*asked)
 
 
-def test_a_folder_that_may_not_be_written_is_said_before_anything(tmp_path, disk):
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, disk):
     scan = _block(tmp_path / "scan.nii.gz")
     with disk(tmp_path / "disk", "size=1m") as remount:
         (tmp_path / "disk" / "mask.nii.gz").write_text("old")
         remount("ro")
-        said = _refused(tmp_path / "disk", scan, "--out", tmp_path / "disk" / "mask.nii.gz")
-        assert "Read-only file system" in said
-        assert "choose another place" in said
+        error = _refused(tmp_path / "disk", scan, "--out", tmp_path / "disk" / "mask.nii.gz")
+        assert "Read-only file system" in error
+        assert "choose another place" in error

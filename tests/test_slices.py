@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from conftest import write_volume
 
-from covseg_lib import dataset, slices, storage, volumes
+from covseg_lib import files
+from covseg_lib.data import cases, preprocessing, slicing, volumes
 from covseg_lib.study import Study
 
 
 def test_a_file_a_case_holds_what_the_volume_held(tiny_study, tiny_dataset):
-    cases = dataset.find_cases(tiny_dataset)
-    with storage.open_npz(tiny_study.path("sliced_case", case="scan_1")) as sliced:
-        pair = volumes.read_pair(cases[0])
+    found = cases.find_cases(tiny_dataset)
+    with files.open_npz(tiny_study.path("sliced_case", case="scan_1")) as sliced:
+        pair = volumes.read_pair(found[0])
         assert (sliced["images"] == volumes.to_grey(pair.image)).all()
         assert (sliced["masks"] == pair.mask).all()
 
@@ -20,24 +21,37 @@ def test_a_file_a_case_holds_what_the_volume_held(tiny_study, tiny_dataset):
 
 
 def test_cases_that_are_gone_are_gone_from_sliced_data(tiny_study, tiny_dataset):
-    table, _ = slices.slice_cases(dataset.find_cases(tiny_dataset)[:2], tiny_study, step=2)
-    assert [file.stem for file in sorted(tiny_study.path("sliced_data").glob("*.npz"))] == ["scan_1", "scan_2"]
-    assert table[["slices", "lesion_slices", "height", "width"]].to_numpy().tolist() == [[5, 3, 8, 10]] * 2
+    table, _ = slicing.slice_cases(cases.find_cases(tiny_dataset)[:2], tiny_study, step=2)
+    assert [file.stem for file in sorted(tiny_study.path("sliced_data").glob("*.npz"))] == [
+        "scan_1",
+        "scan_2",
+    ]
+    assert (
+        table[["slices", "lesion_slices", "height", "width"]].to_numpy().tolist()
+        == [[5, 3, 8, 10]] * 2
+    )
 
 
 def test_processed_data_has_the_designs_shapes_and_types(tiny_study):
-    images, masks = slices.load(tiny_study, "train", "validation", "test")
+    images, masks = preprocessing.load_slices(tiny_study, "train", "validation", "test")
     assert (images.shape, images.dtype) == ((25, 16, 16, 1), np.float32)
     assert (masks.shape, masks.dtype) == ((25, 16, 16, 1), np.uint8)
     assert set(np.unique(masks)) == {0, 1}
-    table = slices.table(tiny_study)
-    assert list(table.columns) == ["case", "patient", "slice", "lesion_pixels", "slice_split", "patient_fold"]
+    table = preprocessing.slice_table(tiny_study)
+    assert list(table.columns) == [
+        "case",
+        "patient",
+        "slice",
+        "lesion_pixels",
+        "slice_split",
+        "patient_fold",
+    ]
     assert (table["lesion_pixels"] == masks.sum(axis=(1, 2, 3))).all()
     assert table["slice"].tolist() == [0, 1, 2, 3, 4] * 5
 
 
 def test_slices_are_standardised(tiny_study):
-    images, _ = slices.load(tiny_study, "train", "validation", "test")
+    images, _ = preprocessing.load_slices(tiny_study, "train", "validation", "test")
     assert images.mean() == pytest.approx(0, abs=1e-4)
     assert images.std() == pytest.approx(1, abs=1e-4)
 
@@ -50,25 +64,28 @@ def test_lung_masks_come_along_where_every_case_has_one(tiny_dataset, tmp_path):
         write_volume(tiny_dataset / "Lung_Mask" / file.name, lungs, mask.affine)
     study = Study(tmp_path / "study")
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
-    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-    slices.build(study, 16)
-    assert slices.arrays(study, ["lungs"])[0].mean(axis=(0, 1, 3)).round().tolist() == [0] * 8 + [1] * 8
+    slicing.slice_cases(cases.find_cases(tiny_dataset), study, step=1)
+    preprocessing.preprocess(study, 16)
+    assert (
+        preprocessing.open_arrays(study, ["lungs"])[0].mean(axis=(0, 1, 3)).round().tolist()
+        == [0] * 8 + [1] * 8
+    )
     next((tiny_dataset / "Lung_Mask").iterdir()).unlink()
-    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-    slices.build(study, 16)
+    slicing.slice_cases(cases.find_cases(tiny_dataset), study, step=1)
+    preprocessing.preprocess(study, 16)
     assert not study.path("lungs").exists()
 
 
 def test_building_twice_gives_the_same_bytes(tiny_study):
     names = ("images", "masks", "slices", "preprocessing")
     before = [tiny_study.path(name).read_bytes() for name in names]
-    slices.build(tiny_study, 16)
+    preprocessing.preprocess(tiny_study, 16)
     assert before == [tiny_study.path(name).read_bytes() for name in names]
 
 
 def test_nothing_sliced_names_notebook_01(tmp_path):
     with pytest.raises(FileNotFoundError, match="run notebook 01 first"):
-        slices.build(Study(tmp_path))
+        preprocessing.preprocess(Study(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -81,28 +98,30 @@ def test_nothing_sliced_names_notebook_01(tmp_path):
 )
 def test_a_split_or_fold_that_is_not_there(tiny_study, split, fold, said):
     with pytest.raises(ValueError, match=said):
-        slices.load(tiny_study, "train", split=split, fold=fold)
+        preprocessing.load_slices(tiny_study, "train", split=split, fold=fold)
 
 
 def test_two_folds_are_too_few(tiny_study):
-    with pytest.raises(ValueError, match="expected 3 or more"):
-        slices.build(tiny_study, 16, folds=2)
+    with pytest.raises(ValueError, match="expected at least 3"):
+        preprocessing.preprocess(tiny_study, 16, folds=2)
 
 
 def test_two_patients_can_be_split_by_slices_only(tiny_study, tiny_dataset):
-    slices.slice_cases(dataset.find_cases(tiny_dataset)[:2], tiny_study, step=1)
-    slices.build(tiny_study, 16)
-    assert len(slices.rows_of(tiny_study, "test", split="slice")) == 1
-    with pytest.raises(ValueError, match="needs three patients with lesions at least, found 2"):
-        slices.load(tiny_study, "test", split="patient")
+    slicing.slice_cases(cases.find_cases(tiny_dataset)[:2], tiny_study, step=1)
+    preprocessing.preprocess(tiny_study, 16)
+    assert len(preprocessing.subset_rows(tiny_study, "test", split="slice")) == 1
+    with pytest.raises(ValueError, match="needs at least three patients with lesions, found 2"):
+        preprocessing.load_slices(tiny_study, "test", split="patient")
 
 
 def test_masks_without_any_lesion_are_refused_where_they_first_appear(tiny_dataset, tmp_path):
     for file in (tiny_dataset / "Infection_Mask").iterdir():
         write_volume(file, np.zeros((20, 16, 5), np.uint8))
     study = Study(tmp_path / "study")
-    with pytest.raises(ValueError, match="none of the 5 masks holds a lesion, so there is nothing to learn"):
-        slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
+    with pytest.raises(
+        ValueError, match="none of the 5 masks has a lesion, so there is nothing to learn"
+    ):
+        slicing.slice_cases(cases.find_cases(tiny_dataset), study, step=1)
     assert not study.root.exists()
 
 
@@ -113,9 +132,11 @@ def test_lesions_that_vanish_when_resized_are_named(tiny_dataset, tmp_path):
         write_volume(file, mask)
     study = Study(tmp_path / "study")
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
-    slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-    with pytest.raises(ValueError, match="no slice has a lesion any more at 8 x 8 pixels: choose a larger SIZE"):
-        slices.build(study, 8)
+    slicing.slice_cases(cases.find_cases(tiny_dataset), study, step=1)
+    with pytest.raises(
+        ValueError, match="no slice has a lesion at 8 x 8 pixels: choose a larger SIZE"
+    ):
+        preprocessing.preprocess(study, 8)
 
 
 def test_two_copies_of_01_and_02_at_once_make_one_sound_study(tiny_dataset, tmp_path):
@@ -123,11 +144,11 @@ def test_two_copies_of_01_and_02_at_once_make_one_sound_study(tiny_dataset, tmp_
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
 
     def both(_):
-        slices.slice_cases(dataset.find_cases(tiny_dataset), study, step=1)
-        return slices.build(study, 16)
+        slicing.slice_cases(cases.find_cases(tiny_dataset), study, step=1)
+        return preprocessing.preprocess(study, 16)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(both, range(2))
     assert first.equals(second)
     assert not list(study.root.rglob(".part-*"))
-    assert slices.arrays(study)[0].shape == (25, 16, 16, 1)
+    assert preprocessing.open_arrays(study)[0].shape == (25, 16, 16, 1)

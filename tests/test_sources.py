@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from covseg_lib import phantom, sources
-from covseg_lib.study import Study, plan
+from covseg_lib.data import phantom, sources
+from covseg_lib.study import Study, plan_settings
 
 
 def _zip(**entries):
@@ -23,7 +23,13 @@ def _zip(**entries):
 
 
 FILES = {
-    "Images.zip": _zip(**{"a.nii.gz": b"image a" * 5000, "inner/b.nii.gz": b"image b", "__MACOSX/._a.nii.gz": b"mac"}),
+    "Images.zip": _zip(
+        **{
+            "a.nii.gz": b"image a" * 5000,
+            "inner/b.nii.gz": b"image b",
+            "__MACOSX/._a.nii.gz": b"mac",
+        }
+    ),
     "Masks.zip": _zip(**{"a.nii.gz": b"mask a", "b.nii.gz": b"mask b", "readme.txt": b"text"}),
 }
 REGISTRY = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
@@ -31,7 +37,9 @@ REGISTRY = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items
 
 @pytest.fixture
 def server():
-    """A server with `asked`, every request's (path, User-Agent), and `mischief`, what to do at the next ones."""
+    """A server with `asked`, every request's (path, User-Agent), and `mischief`, what to do at the
+    next ones.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -68,14 +76,20 @@ def fetch(server, tmp_path, monkeypatch):
 
     def _fetch(tries=4):
         url = f"http://127.0.0.1:{server.server_port}/"
-        return sources.fetch("zenodo", tmp_path / "data", tmp_path / "cache", url, REGISTRY, tries)
+        return sources.download(
+            "zenodo", tmp_path / "data", tmp_path / "cache", url, REGISTRY, tries
+        )
 
     _fetch.waited = waited
     return _fetch
 
 
 def _made(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes()[:7] for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()[:7]
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 WHOLE = {
@@ -102,10 +116,12 @@ def test_what_is_unpacked_is_not_fetched_again_for_want_of_its_zip(fetch, server
 
 
 def test_medsegs_files_are_not_asked_for_once_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("pooch.Pooch.load_registry_from_doi", lambda self: pytest.fail("figshare was asked"))
+    monkeypatch.setattr(
+        "pooch.Pooch.load_registry_from_doi", lambda self: pytest.fail("figshare was asked")
+    )
     for name in ("rp_im", "rp_lung_msk", "rp_msk"):
         (tmp_path / "data" / name).mkdir(parents=True)
-    assert sources.fetch("medseg", tmp_path / "data", tmp_path / "cache") == tmp_path / "data"
+    assert sources.download("medseg", tmp_path / "data", tmp_path / "cache") == tmp_path / "data"
 
 
 @pytest.mark.parametrize("mischief", [[429, 429], ["cut"], ["lie"], [429, "cut", "lie"]])
@@ -135,8 +151,8 @@ def test_a_second_call_fetches_only_what_is_missing(fetch, server):
 @pytest.mark.parametrize("name", ["../out.nii", "/out.nii", "a/../../out.nii", "..\\out.nii"])
 def test_a_zip_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     (tmp_path / "bad.zip").write_bytes(_zip(**{"good.nii": b"good", name: b"bad"}))
-    with pytest.raises(ValueError, match="leads out of its folder"):
-        sources.unpack(tmp_path / "bad.zip", tmp_path / "into" / "bad")
+    with pytest.raises(ValueError, match="a path outside of its folder"):
+        sources.unpack_zip(tmp_path / "bad.zip", tmp_path / "into" / "bad")
     assert [path.name for path in tmp_path.rglob("*")] == ["bad.zip"]
 
 
@@ -144,7 +160,7 @@ def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
     (tmp_path / "a.zip").write_bytes(FILES["Images.zip"])
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 10}))
     with pytest.raises(OSError, match=r"0\.00 GB are free"):
-        sources.unpack(tmp_path / "a.zip", tmp_path / "a")
+        sources.unpack_zip(tmp_path / "a.zip", tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -163,19 +179,27 @@ def test_medsegs_files_are_asked_of_their_doi(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pooch.Pooch.load_registry_from_doi", ask)
     monkeypatch.setattr("pooch.DOIDownloader", Downloader)
-    assert _made(sources.fetch("medseg", tmp_path / "data", tmp_path / "cache")) == WHOLE
+    assert _made(sources.download("medseg", tmp_path / "data", tmp_path / "cache")) == WHOLE
 
 
 def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
     study = Study(tmp_path)
     fetched = []
-    monkeypatch.setattr(sources, "fetch", lambda *where: fetched.append(where))
-    monkeypatch.setattr(phantom, "make_dataset", lambda folder, seed: (folder, seed))
-    sources.provide(study, plan("report"))
+    monkeypatch.setattr(sources, "download", lambda *where: fetched.append(where))
+    monkeypatch.setattr(phantom, "write_dataset", lambda folder, seed: (folder, seed))
+    sources.prepare_volumes(study, plan_settings("report"))
     assert fetched == [("zenodo", tmp_path / "dataset" / "zenodo", tmp_path / "downloads")]
-    assert sources.provide(study, plan("demo")) == (tmp_path / "dataset" / "phantom", 0)
-    assert sources.provide(study, plan("report", source="folder", dataset="/data")).as_posix() == "/data"
-    assert sources.provide(study, plan("demo", dataset="/data")) == (
+    assert sources.prepare_volumes(study, plan_settings("demo")) == (
+        tmp_path / "dataset" / "phantom",
+        0,
+    )
+    assert (
+        sources.prepare_volumes(
+            study, plan_settings("report", source="folder", dataset="/data")
+        ).as_posix()
+        == "/data"
+    )
+    assert sources.prepare_volumes(study, plan_settings("demo", dataset="/data")) == (
         tmp_path / "dataset" / "phantom",
         0,
     )  # not in /data
@@ -183,13 +207,18 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder" or "phantom"'):
-        sources.fetch("kaggle", tmp_path, tmp_path)
+        sources.download("kaggle", tmp_path, tmp_path)
 
 
 def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
     """One of them replaced the other without a word."""
     packed = tmp_path / "both.zip"
-    packed.write_bytes(_zip(**{"images/a.nii.gz": b"image", "masks/A.nii.gz": b"mask", "masks/b.nii.gz": b"mask"}))
-    with pytest.raises(ValueError, match=r"two files of one name, images/a\.nii\.gz and masks/A\.nii\.gz.*set DATASET"):
-        sources.unpack(packed, tmp_path / "both")
+    packed.write_bytes(
+        _zip(**{"images/a.nii.gz": b"image", "masks/A.nii.gz": b"mask", "masks/b.nii.gz": b"mask"})
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"two files with the same name, images/a\.nii\.gz and masks/A\.nii\.gz.*set DATASET",
+    ):
+        sources.unpack_zip(packed, tmp_path / "both")
     assert [path.name for path in tmp_path.iterdir()] == ["both.zip"]

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from covseg_lib import splits
-from covseg_lib.splits import patient_folds, patient_split, sides_of_fold, slice_split
+from covseg_lib.data import splits
+from covseg_lib.data.splits import patient_folds, patient_split, slice_split, subsets_of_fold
 
 
 def test_661_slices_are_the_reports_476_119_66():
@@ -56,7 +56,7 @@ def test_every_patient_is_tested_on_once_and_every_fold_has_lesions(seed):
     folds = patient_folds(of_slice, seed, lesion)
     tested = np.zeros(len(folds), int)
     for fold in range(5):
-        sides = sides_of_fold(folds, fold)
+        sides = subsets_of_fold(folds, fold)
         tested += sides == "test"
         assert all(lesion[sides == side].any() for side in ("train", "validation", "test"))
         assert all(len(set(sides[of_slice == patient])) == 1 for patient in "abcdefgh")
@@ -71,26 +71,28 @@ def test_folds_are_the_same_in_every_release_of_scikit_learn():
 def test_too_few_patients_are_an_error():
     with pytest.raises(ValueError, match="found 2"):
         patient_split(["a", "b", "b"])
-    with pytest.raises(ValueError, match="three patients with lesions at least, found 2"):
+    with pytest.raises(ValueError, match="at least three patients with lesions, found 2"):
         patient_split(["a", "b", "c"], has_lesion=[1, 1, 0])
 
 
 def test_only_too_few_patients_mean_no_fold_and_other_errors_are_seen(monkeypatch):
     table = pd.DataFrame({"patient": ["a", "b"] * 5, "lesion_pixels": 1})
-    assert (splits.add_to(table)["patient_fold"] == -1).all()
+    assert (splits.add_splits(table)["patient_fold"] == -1).all()
 
     def broken(*_):
         raise ValueError("another cause")
 
     monkeypatch.setattr(splits, "patient_folds", broken)
     with pytest.raises(ValueError, match="another cause"):
-        splits.add_to(table)
+        splits.add_splits(table)
 
 
 def test_sides_without_a_lesion_are_named():
     table = pd.DataFrame({"patient": list("abcde") * 4, "lesion_pixels": 1})
-    table = splits.add_to(table)
-    assert splits.without_lesion(table) == []
+    table = splits.add_splits(table)
+    assert splits.subsets_without_lesions(table) == []
     table.loc[table["slice_split"] == "test", "lesion_pixels"] = 0
-    (said,) = splits.without_lesion(table)
-    assert said.startswith("no test slice of the slice split has a lesion: its scores say nothing about lesions")
+    (warning,) = splits.subsets_without_lesions(table)
+    assert warning.startswith(
+        "no test slice of the slice split has a lesion: its scores say nothing about lesions"
+    )

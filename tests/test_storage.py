@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covseg_lib import stacks, storage
+from covseg_lib import files
+from covseg_lib.data import preprocessing
 
 
 def _write_half_and_fail(path):
@@ -17,28 +18,30 @@ def _write_half_and_fail(path):
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "note.txt"
     path.write_text("old")
-    with pytest.raises(FileExistsError), storage.atomic(path) as temporary:
+    with pytest.raises(FileExistsError), files.atomic(path) as temporary:
         _write_half_and_fail(temporary)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_write_makes_the_folder_and_leaves_nothing_beside(tmp_path):
-    storage.write_npy(tmp_path / "new" / "a.npy", np.arange(3))
+    files.write_npy(tmp_path / "new" / "a.npy", np.arange(3))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.npy"]
     assert np.load(tmp_path / "new" / "a.npy").tolist() == [0, 1, 2]
 
 
 def test_json_comes_back(tmp_path):
-    storage.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
-    assert storage.read_json(tmp_path / "a.json") == {"window": [-1250, 250]}
+    files.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
+    assert files.read_json(tmp_path / "a.json") == {"window": [-1250, 250]}
 
 
-def test_arrays_are_written_where_the_system_has_neither_fallocate_nor_madvise(tmp_path, monkeypatch):
+def test_arrays_are_written_where_the_system_has_neither_fallocate_nor_madvise(
+    tmp_path, monkeypatch
+):
     monkeypatch.delattr("os.posix_fallocate", raising=False)
     monkeypatch.delattr("mmap.MADV_DONTNEED", raising=False)
-    array = storage.create_npy(tmp_path / "a.npy", np.uint8, (100, 2))
-    for first, part in stacks.chunks(array):
-        part[:] = first
+    array = files.create_npy(tmp_path / "a.npy", np.uint8, (100, 2))
+    for number, part in enumerate(preprocessing.chunks(array)):
+        part[:] = 64 * number
     array.flush()
     assert np.load(tmp_path / "a.npy")[[0, 63, 64, 99], 0].tolist() == [0, 0, 64, 64]
 
@@ -51,21 +54,21 @@ def test_a_file_that_arrives_shorter_than_it_was_sent_is_an_error(tmp_path, monk
 
     monkeypatch.setattr("os.replace", lose_the_end)
     with pytest.raises(OSError, match=r"a\.json.*has 1 of \d+ bytes.*run this again"):
-        storage.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
+        files.write_json(tmp_path / "a.json", {"window": [-1250, 250]})
 
 
 def test_overwriting_checks_the_size_too(tmp_path, monkeypatch):
-    storage.overwrite(tmp_path / "a.npz", b"whole")
+    files.overwrite(tmp_path / "a.npz", b"whole")
     assert (tmp_path / "a.npz").read_bytes() == b"whole"
     monkeypatch.setattr("os.fsync", lambda number: os.truncate(tmp_path / "a.npz", 2))
     with pytest.raises(OSError, match=r"has 2 of 5 bytes"):
-        storage.overwrite(tmp_path / "a.npz", b"whole")
+        files.overwrite(tmp_path / "a.npz", b"whole")
 
 
 def test_json_that_is_damaged_is_named(tmp_path):
     (tmp_path / "a.json").write_text('{"window": [')
     with pytest.raises(ValueError, match=r"a\.json is damaged"):
-        storage.read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -74,8 +77,8 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
     def write(number):
         for _ in range(100):
-            storage.write_json(path, {"by": [number] * 1000})
-            assert len(set(storage.read_json(path)["by"])) == 1
+            files.write_json(path, {"by": [number] * 1000})
+            assert len(set(files.read_json(path)["by"])) == 1
 
     with ThreadPoolExecutor(2) as both:
         list(both.map(write, range(2)))
@@ -87,7 +90,7 @@ def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path):
     for part in (old, new):
         part.touch()
     os.utime(old, (0, 0))
-    storage.write_json(tmp_path / "a.json", {})
+    files.write_json(tmp_path / "a.json", {})
     assert sorted(file.name for file in tmp_path.iterdir()) == [new.name, "a.json"]
 
 
@@ -95,26 +98,32 @@ def test_a_lock_is_waited_for_and_the_wait_is_explained(tmp_path, capsys):
     order = []
 
     def second():
-        with storage.locked(tmp_path / ".lock", "slicing the study"):
+        with files.locked(tmp_path / ".lock", "slicing the study"):
             order.append("second")
 
-    with storage.locked(tmp_path / ".lock", "slicing the study"):
+    with files.locked(tmp_path / ".lock", "slicing the study"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.5)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    said = "waiting: another program is slicing the study; this one continues when that has finished\n"
+    said = "waiting: another program is slicing the study; this one continues after it\n"
     assert capsys.readouterr().out == said
 
 
 def test_text_that_looks_like_a_number_comes_back_as_text(tmp_path):
-    """A run called 001 was read as 1, a checksum of digits as a number, and 02 then asked for 01 forever."""
-    columns = {"run": ["001", "NA"], "model": ["1e5", "nan"], "pixels": ["12345678-00000001", "0012"]}
+    """A run called 001 was read as 1, a checksum of digits as a number, and 02 then asked for 01
+    forever.
+    """
+    columns = {
+        "run": ["001", "NA"],
+        "model": ["1e5", "nan"],
+        "pixels": ["12345678-00000001", "0012"],
+    }
     columns["dice"] = [0.5, None]
-    storage.write_csv(tmp_path / "a.csv", pd.DataFrame(columns | {"lungs": ["", "l.nii"]}))
-    table = storage.read_csv(tmp_path / "a.csv")
+    files.write_csv(tmp_path / "a.csv", pd.DataFrame(columns | {"lungs": ["", "l.nii"]}))
+    table = files.read_csv(tmp_path / "a.csv")
     assert {name: table[name].tolist() for name in ("run", "model", "pixels", "lungs")} == {
         "run": ["001", "NA"],
         "model": ["1e5", "nan"],
@@ -122,4 +131,4 @@ def test_text_that_looks_like_a_number_comes_back_as_text(tmp_path):
         "lungs": ["", "l.nii"],
     }
     assert table["dice"].isna().tolist() == [False, True]
-    assert storage.read_csv(tmp_path / "a.csv", "run").index.tolist() == ["001", "NA"]
+    assert files.read_csv(tmp_path / "a.csv", "run").index.tolist() == ["001", "NA"]

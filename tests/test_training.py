@@ -5,54 +5,62 @@ import pandas as pd
 import pytest
 from conftest import recipe_of
 
-from covseg_lib import prediction, recipes, scores, slices, storage, training, watching
+from covseg_lib import files
+from covseg_lib.data import preprocessing
+from covseg_lib.evaluation import metrics, prediction
+from covseg_lib.training import batches, callbacks, recipes, trainer
 
 
 def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
     objective = "iou"
     recipe = replace(tiny_recipe, run="iou_test", objective=objective)
     lines = []
-    run = training.train(recipe, tiny_study, lines.append)
+    run = trainer.train(recipe, tiny_study, log=lines.append)
     folder = tiny_study.path("recipe", run=recipe.run).parent
-    files = sorted(file.name for file in folder.iterdir())
-    assert files == ["backup", "best.weights.h5", "history.csv", "recipe.json", "timing.json"]
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["backup", "best.weights.h5", "history.csv", "recipe.json", "timing.json"]
     assert list(run.history) == [
         "epoch",
         objective,
         "loss",
-        "marked",
+        "positive_rate",
         f"val_{objective}",
         "val_loss",
-        "val_marked",
+        "val_positive_rate",
         "seconds",
     ]
     assert run.history["epoch"].tolist() == [1, 2]
     assert run.timing["first_epoch_s"] > 0
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert storage.read_json(tiny_study.path("recipe", run=recipe.run)) == asdict(recipe)
+    assert files.read_json(tiny_study.path("recipe", run=recipe.run)) == asdict(recipe)
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
-    run = training.load_run(trained_study, "dice")
-    images, masks = slices.load(trained_study, "validation")
+    run = trainer.load_run(trained_study, "dice")
+    images, masks = preprocessing.load_slices(trained_study, "validation")
     found = prediction.predict_slices(run, images) >= 0.5
-    assert scores.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
+    assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
 def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
     """The run of the study trained with seed 0, here again; then one with seed 1."""
-    first = training.load_run(trained_study, "dice")
-    again, other = (training.train(replace(first.recipe, seed=seed), trained_study, resume=False) for seed in (0, 1))
+    first = trainer.load_run(trained_study, "dice")
+    again, other = (
+        trainer.train(replace(first.recipe, seed=seed), trained_study, resume=False)
+        for seed in (0, 1)
+    )
     assert again.history["loss"].tolist() == first.history["loss"].tolist()
     assert other.history["loss"].tolist() != pytest.approx(first.history["loss"].tolist(), rel=1e-3)
-    images, _ = slices.load(trained_study, "test")
-    assert (prediction.predict_slices(again, images) == prediction.predict_slices(first, images)).all()
+    images, _ = preprocessing.load_slices(trained_study, "test")
+    assert (
+        prediction.predict_slices(again, images) == prediction.predict_slices(first, images)
+    ).all()
 
 
 @pytest.mark.slow
 def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny_recipe):
     accuracy, iou = (
-        training.train(replace(tiny_recipe, run=name, objective=name), tiny_study).history["loss"]
+        trainer.train(replace(tiny_recipe, run=name, objective=name), tiny_study).history["loss"]
         for name in ("accuracy", "iou")
     )
     assert np.allclose(accuracy, iou, rtol=1e-5)
@@ -60,13 +68,13 @@ def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny
 
 @pytest.mark.slow
 def test_it_learns(tiny_study, tiny_recipe):
-    run = training.train(replace(tiny_recipe, epochs=40, base_filters=4), tiny_study)
+    run = trainer.train(replace(tiny_recipe, epochs=40, base_filters=4), tiny_study)
     assert run.history["val_dice"].max() > 0.8
 
 
 def test_the_best_epoch_is_the_first_of_equals():
     history = pd.DataFrame({"epoch": [1, 2, 3], "val_dice": [0.1, 0.5, 0.5]})
-    assert watching.best_epoch(history, "dice") == 2
+    assert callbacks.best_epoch(history, "dice") == 2
 
 
 def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):
@@ -80,13 +88,13 @@ def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"epochs": 0}, "epochs is 0: expected a whole number from 1 on"),
+        ({"epochs": 0}, "epochs is 0: expected a positive integer"),
         ({"batch_size": 2.5}, "batch_size is 2.5"),
         ({"base_filters": "32"}, "base_filters is '32'"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"precision": "bf16"}, "no precision 'bf16': choose one of auto, float32"),
-        ({"run": ".."}, r"run '\.\.' cannot be a folder's name"),
-        ({"run": "a/b"}, "run 'a/b' cannot be"),
+        ({"run": ".."}, r"run '\.\.' is not a folder name"),
+        ({"run": "a/b"}, "run 'a/b' is not"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(tiny_recipe, change, said):
@@ -95,19 +103,22 @@ def test_a_recipe_that_cannot_be_is_refused(tiny_recipe, change, said):
 
 
 def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
-    with pytest.raises(ValueError, match="backup_every is 0: expected a number of epochs"):
-        training.train(tiny_recipe, tiny_study, backup_every=0)
+    with pytest.raises(ValueError, match="backup_every is 0: expected a positive integer"):
+        trainer.train(tiny_recipe, tiny_study, backup_every=0)
     assert not tiny_study.path("recipe", run="dice").parent.exists()
 
 
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):
     with pytest.raises(FileNotFoundError, match="run notebook 03, 04 or 05 first"):
-        training.load_run(tiny_study, "dice")
+        trainer.load_run(tiny_study, "dice")
 
 
 def test_a_run_named_after_its_fold_is_that_fold(tiny_study):
     """RUN = "dice_fold1" with FOLD = 1 made dice_fold1_fold1."""
-    made = [recipes.make_recipe(tiny_study, "dice", run, fold=fold) for run, fold in (("", 1), ("dice_fold1", 1))]
+    made = [
+        recipes.make_recipe(tiny_study, "dice", run, fold=fold)
+        for run, fold in (("", 1), ("dice_fold1", 1))
+    ]
     assert [(recipe.run, recipe.model) for recipe in made] == [("dice_fold1", "dice")] * 2
     alone = recipes.make_recipe(tiny_study, "dice", "dice_fold0")
     assert (alone.run, alone.model) == ("dice_fold0", "dice_fold0")
@@ -116,27 +127,29 @@ def test_a_run_named_after_its_fold_is_that_fold(tiny_study):
 def test_a_recipe_of_version_0_1_is_read(trained_study):
     """It had no name of the model."""
     path = trained_study.path("recipe", run="dice")
-    fields = storage.read_json(path)
+    fields = files.read_json(path)
     del fields["model"]
-    storage.write_json(path, fields | {"run": "dice_fold1", "fold": 1})
-    assert training.load_run(trained_study, "dice").recipe.model == "dice"
-    storage.write_json(path, fields)
+    files.write_json(path, fields | {"run": "dice_fold1", "fold": 1})
+    assert trainer.load_run(trained_study, "dice").recipe.model == "dice"
+    files.write_json(path, fields)
     assert recipes.is_finished(recipe_of(trained_study), trained_study)
 
 
 def test_without_a_lesion_in_training_nothing_is_trained(tiny_study, tiny_recipe):
-    table = slices.table(tiny_study)
-    storage.write_csv(tiny_study.path("slices"), table.assign(lesion_pixels=0))
-    with pytest.raises(ValueError, match="no training slice of the patient split, fold 0, has a lesion"):
-        training.train(tiny_recipe, tiny_study)
+    table = preprocessing.slice_table(tiny_study)
+    files.write_csv(tiny_study.path("slices"), table.assign(lesion_pixels=0))
+    with pytest.raises(
+        ValueError, match="no training slice of the patient split, fold 0, has a lesion"
+    ):
+        trainer.train(tiny_recipe, tiny_study)
     assert not list(tiny_study.path("models").glob("*/*"))
 
 
 def test_without_a_lesion_in_validation_it_says_so(tiny_study, tiny_recipe):
-    validation = slices.rows_of(tiny_study, "validation")
-    table = slices.table(tiny_study)
+    validation = preprocessing.subset_rows(tiny_study, "validation")
+    table = preprocessing.slice_table(tiny_study)
     table.loc[validation, "lesion_pixels"] = 0
-    storage.write_csv(tiny_study.path("slices"), table)
+    files.write_csv(tiny_study.path("slices"), table)
     lines = []
-    training._rows(tiny_recipe, tiny_study, lines.append)
+    batches.check_lesions(tiny_study, tiny_recipe, lines.append)
     assert lines[0].startswith("WARNING: no validation slice has a lesion")

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from covseg_lib.unet import build_unet
+from covseg_lib.training.unet import build_unet
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -18,7 +18,11 @@ def test_a_slice_in_gives_a_probability_a_pixel():
 
 
 def test_the_filters_double_and_halve():
-    filters = [layer.filters for layer in build_unet(16, base_filters=3, depth=2).layers if hasattr(layer, "filters")]
+    filters = [
+        layer.filters
+        for layer in build_unet(16, base_filters=3, depth=2).layers
+        if hasattr(layer, "filters")
+    ]
     assert filters == [3, 3, 6, 6, 12, 12, 6, 6, 6, 3, 3, 3, 1]
 
 

@@ -1,10 +1,13 @@
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import LPS, write_volume
 
-from covseg_lib import nifti, orientation, sliced, storage, volumes
-from covseg_lib.dataset import Case
+from covseg_lib import files
+from covseg_lib.data import nifti, slicing, volumes
+from covseg_lib.data.cases import Case
 
 UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
 
@@ -20,7 +23,7 @@ def test_a_volume_is_upright_however_it_was_stored(tmp_path, axes):
     nib.save(_stored_as(axes), tmp_path / "a.nii.gz")
     array, header = volumes.read_volume(tmp_path / "a.nii.gz")
     assert (array == UPRIGHT).all()
-    assert orientation.shape(header) == UPRIGHT.shape
+    assert nifti.upright_shape(header) == UPRIGHT.shape
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR"])
@@ -29,7 +32,7 @@ def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, axes):
     scan.header.set_xyzt_units("mm")
     nib.save(scan, tmp_path / "scan.nii.gz")
     array, header = volumes.read_volume(tmp_path / "scan.nii.gz")
-    volumes.write_mask(tmp_path / "mask.nii.gz", array % 2, header)
+    nifti.write_mask(tmp_path / "mask.nii.gz", array % 2, header)
     mask = nib.load(tmp_path / "mask.nii.gz")
     assert (np.asanyarray(mask.dataobj) == np.asanyarray(scan.dataobj) % 2).all()
     assert np.allclose(mask.affine, scan.affine)
@@ -37,13 +40,19 @@ def test_a_mask_goes_back_into_the_scans_own_space(tmp_path, axes):
     assert mask.header.get_xyzt_units()[0] == "mm"
 
 
-OBLIQUE = np.array([[-0.69, 0.05, -0.4, 90], [0.06, 0.68, 0.7, -120], [0.03, -0.09, 4.9, 20], [0, 0, 0, 1]])
+OBLIQUE = np.array(
+    [[-0.69, 0.05, -0.4, 90], [0.06, 0.68, 0.7, -120], [0.03, -0.09, 4.9, 20], [0, 0, 0, 1]]
+)
 
 
-@pytest.mark.parametrize("affine", [OBLIQUE, OBLIQUE @ np.diag([-1, -1, 1, 1]), OBLIQUE[:, [2, 0, 1, 3]]])
+@pytest.mark.parametrize(
+    "affine", [OBLIQUE, OBLIQUE @ np.diag([-1, -1, 1, 1]), OBLIQUE[:, [2, 0, 1, 3]]]
+)
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_what_01_stores_puts_a_mask_back_voxel_for_voxel(tmp_path, affine, kind):
-    """Oblique, flipped, with axes in another order, not square: from the slices and the header's bytes alone."""
+    """Oblique, flipped, with axes in another order, not square: from the slices and the header's
+    bytes alone.
+    """
     labels = np.random.default_rng(0).integers(0, 2, (7, 6, 5)).astype(np.uint8)
     image = kind(labels.astype(np.int16) * 500 - 900, affine)
     image.header.set_qform(affine, code=1)
@@ -51,10 +60,10 @@ def test_what_01_stores_puts_a_mask_back_voxel_for_voxel(tmp_path, affine, kind)
     nib.save(image, tmp_path / "scan.nii.gz")
     nib.save(kind(labels, affine), tmp_path / "mask.nii.gz")
     case = Case("a", "a", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
-    sliced.make(case, tmp_path / "a.npz", (-1250, 250), 1)
-    with storage.open_npz(tmp_path / "a.npz") as arrays:
+    slicing.slice_case(case, tmp_path / "a.npz", (-1250, 250), 1)
+    with files.open_npz(tmp_path / "a.npz") as arrays:
         masks, header = arrays["masks"], nifti.parse_header(arrays["header"].tobytes())
-    volumes.write_mask(tmp_path / "back.nii.gz", masks, header)
+    nifti.write_mask(tmp_path / "back.nii.gz", masks, header)
     back = nib.load(tmp_path / "back.nii.gz")
     assert (np.asarray(back.dataobj) == labels).all()
     assert np.allclose(back.affine, affine, atol=1e-5)
@@ -63,7 +72,9 @@ def test_what_01_stores_puts_a_mask_back_voxel_for_voxel(tmp_path, affine, kind)
 
 def test_upright_means_front_on_top_and_the_patients_right_on_the_left(tmp_path):
     array = np.zeros((6, 7, 5), np.int16)
-    array[0, :, :] = 1  # i runs to the patient's left (x is right, and falls): i = 0 lies on the right
+    array[0, :, :] = (
+        1  # i runs to the patient's left (x is right, and falls): i = 0 lies on the right
+    )
     array[:, 6, :] = 2  # j runs to the front: j = 6 is the front
     write_volume(tmp_path / "a.nii", array, np.diag([-0.69, 0.68, 5, 1]))
     upright, _ = volumes.read_volume(tmp_path / "a.nii")
@@ -105,16 +116,22 @@ def _case(tmp_path, image, mask, mask_affine=LPS):
 
 def test_a_mask_of_several_labels_becomes_one(tmp_path):
     labels = np.arange(8).reshape(2, 2, 2).astype(np.uint8) % 3
-    pair = volumes.read_pair(_case(tmp_path, np.arange(8).reshape(2, 2, 2).astype(np.int16), labels))
+    pair = volumes.read_pair(
+        _case(tmp_path, np.arange(8).reshape(2, 2, 2).astype(np.int16), labels)
+    )
     assert sorted(np.unique(pair.mask)) == [0, 1]
     assert pair.mask.sum() == np.count_nonzero(labels)
 
 
 def test_a_mask_of_another_volume_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="expected one shape"):
-        volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 3), np.uint8)))
+        volumes.read_pair(
+            _case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 3), np.uint8))
+        )
     with pytest.raises(ValueError, match="different places"):
-        volumes.read_pair(_case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 2), np.uint8), 2 * LPS))
+        volumes.read_pair(
+            _case(tmp_path, np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 2), np.uint8), 2 * LPS)
+        )
 
 
 @pytest.mark.parametrize("values", [[0, 4000], [-100, 300], [0.0, 1000.0]])
@@ -126,5 +143,16 @@ def test_intensities_that_are_neither_hu_nor_grey_are_an_error(values):
 def test_a_mask_of_the_wrong_size_is_not_written(tmp_path):
     header = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), LPS).header
     with pytest.raises(ValueError, match="does not fit"):
-        volumes.write_mask(tmp_path / "m.nii.gz", np.zeros((2, 3, 5)), header)
+        nifti.write_mask(tmp_path / "m.nii.gz", np.zeros((2, 3, 5)), header)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gzip_file_of_two_members_is_read_whole(tmp_path):
+    """Two gzip files one after the other are one gzip file; some tools write them."""
+    whole = write_volume(tmp_path / "whole.nii", np.arange(24).reshape(2, 3, 4).astype(np.int16))
+    data = whole.read_bytes()
+    half = len(data) // 2
+    parts = [gzip.compress(data[:half]), gzip.compress(data[half:])]
+    (tmp_path / "two.nii.gz").write_bytes(b"".join(parts))
+    two, _ = volumes.read_volume(tmp_path / "two.nii.gz")
+    assert (two == volumes.read_volume(whole)[0]).all()

@@ -1,94 +1,146 @@
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
+from conftest import after_epoch
 
-from covseg_lib import figures, slices, training, watching
+from covseg_lib.data import preprocessing
+from covseg_lib.plots import live
+from covseg_lib.training import progress, trainer
 
 
-def _history(*marked):
+def _history(*rates):
     return [
-        {"epoch": n, "loss": 0.5, "val_loss": 0.5, "dice": 0.1, "val_dice": 0.1, "val_marked": share, "seconds": 60.0}
-        for n, share in enumerate(marked, start=1)
+        {
+            "epoch": n,
+            "loss": 0.5,
+            "val_loss": 0.5,
+            "dice": 0.1,
+            "val_dice": 0.1,
+            "val_positive_rate": rate,
+            "seconds": 60.0,
+        }
+        for n, rate in enumerate(rates, start=1)
     ]
 
 
-def test_a_line_says_epoch_scores_and_time_left(tiny_recipe):
-    (line,) = watching.lines(_history(0.1, 0.2), replace(tiny_recipe, epochs=5))
-    assert line.startswith("epoch   2/5  loss 0.5000  dice 0.1000  val_loss 0.5000  val_dice 0.1000")
+def test_a_line_has_epoch_scores_and_time_left():
+    line = progress.progress_line(_history(0.1, 0.2), "dice", 5)
+    assert line.startswith(
+        "epoch   2/5  loss 0.5000  dice 0.1000  val_loss 0.5000  val_dice 0.1000"
+    )
     assert line.endswith("60.0 s, 3.0 min left")
 
 
-def test_the_first_epoch_which_builds_the_network_does_not_tell_how_long_the_others_take(tiny_recipe):
+def test_the_slow_first_epoch_does_not_count_for_the_time_left():
     history = _history(0.1, 0.2)
     history[0]["seconds"] = 300.0
-    recipe = replace(tiny_recipe, epochs=5)
-    assert watching.lines(history[:1], recipe)[0].endswith("300.0 s, less than 20.0 min left")
-    assert watching.lines(history, recipe)[0].endswith("60.0 s, 3.0 min left")
+    first = progress.progress_line(history[:1], "dice", 5)
+    assert first.endswith("300.0 s, less than 20.0 min left")
+    assert progress.progress_line(history, "dice", 5).endswith("60.0 s, 3.0 min left")
 
 
 @pytest.mark.parametrize(
-    ("marked", "warned"),
+    ("rates", "warned"),
     [
         ((0, 0), False),
         ((0, 0, 0), True),
-        ((0, 0, 0, 0), False),  # said once
+        ((0, 0, 0, 0), False),  # only once
         ((0.1, 0, 0, 0), True),
         ((0, 0, 0, 0.1), False),
         ((0, 0, 0, 0.1, 0, 0, 0), True),
     ],
 )
-def test_a_collapse_is_said_once(tiny_recipe, marked, warned):
-    lines = watching.lines(_history(*marked), tiny_recipe)
-    assert len(lines) == 1 + warned
-    if warned:
-        assert "collapsed to the empty mask" in lines[1]
-        assert "SEED (now 0)" in lines[1]
+def test_a_collapse_is_reported_once(rates, warned):
+    assert progress.has_just_collapsed(_history(*rates)) == warned
 
 
 def test_a_model_that_collapses_is_noticed(tiny_study, tiny_recipe):
     lines = []
-    training.train(replace(tiny_recipe, epochs=4, lesion_prior=1e-30, learning_rate=1e-9), tiny_study, lines.append)
+    trainer.train(
+        replace(tiny_recipe, epochs=4, lesion_prior=1e-30, learning_rate=1e-9),
+        tiny_study,
+        log=lines.append,
+    )
+    assert "SEED (now 0)" in lines[3]
     assert ["collapsed" in line for line in lines] == [False, False, False, True, False]
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tiny_study, tiny_recipe):
+def test_a_nan_loss_stops_and_keeps_what_was_good(tiny_study, tiny_recipe):
     recipe = replace(tiny_recipe, epochs=4)
 
-    def poison(history, model):
-        if len(history) == 2:
+    def poison(epoch, model):
+        if epoch == 2:
             model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
 
-    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3.*LEARNING_RATE \(now 0.01\).*RESUME = False"):
-        training.train(recipe, tiny_study, watchers=[poison])
+    with pytest.raises(
+        FloatingPointError,
+        match=r"loss is nan in epoch 3.*LEARNING_RATE \(now 0.01\).*RESUME = False",
+    ):
+        trainer.train(recipe, tiny_study, callbacks=[after_epoch(poison)])
     assert tiny_study.path("weights", run="dice").exists()
     lines = []
-    training.train(recipe, tiny_study, lines.append)
-    assert lines[0] == "going on with run dice after epoch 2 of 4"
+    trainer.train(recipe, tiny_study, log=lines.append)
+    assert lines[0] == "resuming run dice after epoch 2 of 4"
 
 
-def test_tensorboard_logs_hold_every_epoch(tiny_study, tiny_recipe):
+def test_a_callback_of_keras_works(tiny_study, tiny_recipe):
     folder = tiny_study.path("tensorboard", run="dice")
-    training.train(tiny_recipe, tiny_study, watchers=[watching.tensorboard_tensorflow(folder)])
+    trainer.train(tiny_recipe, tiny_study, callbacks=[keras.callbacks.TensorBoard(folder)])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logs = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    assert {"loss/train", "loss/validation", "dice/validation"} <= set(logs.Tags()["tensors"])
-    assert [event.step for event in logs.Tensors("loss/train")] == [1, 2]
+    logs = EventAccumulator(str(folder / "validation"), size_guidance={"tensors": 0}).Reload()
+    assert {"epoch_loss", "epoch_dice"} <= set(logs.Tags()["tensors"])
+    assert [event.step for event in logs.Tensors("epoch_loss")] == [0, 1]
 
 
-def test_a_training_is_redrawn_on_one_spot(tiny_study, tiny_recipe, monkeypatch):
+@pytest.fixture
+def displayed(monkeypatch):
+    """What a notebook would display: (how, the figure's epochs so far, title of its slice)."""
     shown = []
 
-    class Spot:
+    def record(how, figure):
+        curves, _, ax = figure.axes
+        shown.append((how, curves.lines[0].get_xdata().tolist(), ax.get_title()))
+
+    class Handle:
         def update(self, figure):
-            shown.append(("updated", len(figure.axes)))
+            record("updated", figure)
 
     def display(figure, display_id):
-        shown.append(("displayed", len(figure.axes)))
-        return Spot()
+        assert display_id
+        record("displayed", figure)
+        return Handle()
 
     monkeypatch.setattr("IPython.display.display", display)
-    watch = figures.Redraw(2, "dice", "Dice", *slices.load(tiny_study, "validation"))
-    training.train(replace(tiny_recipe, epochs=5), tiny_study, watchers=[watch])
-    assert shown == [("displayed", 3), ("updated", 3)]
+    return shown
+
+
+def _live_curves(study, every):
+    history = study.path("history", run="dice")
+    images, masks = preprocessing.load_slices(study, "validation")
+    return live.LiveCurves(every, "dice", "Dice", images, masks, history)
+
+
+def test_live_curves_replace_each_other(tiny_study, tiny_recipe, displayed):
+    curves = _live_curves(tiny_study, every=2)
+    trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[curves])
+    assert displayed == [
+        ("displayed", [1, 2], "epoch 2: predicted (orange), true (blue)"),
+        ("updated", [1, 2, 3, 4], "epoch 4: predicted (orange), true (blue)"),
+    ]
+
+
+def test_live_curves_of_a_resumed_training_begin_at_its_first_epoch(
+    tiny_study, tiny_recipe, displayed
+):
+    trainer.train(tiny_recipe, tiny_study)
+    curves = _live_curves(tiny_study, every=3)
+    trainer.train(replace(tiny_recipe, epochs=3), tiny_study, callbacks=[curves])
+    assert [epochs for _, epochs, _ in displayed] == [[1, 2, 3]]
+
+
+def test_live_curves_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
+    trainer.train(tiny_recipe, tiny_study, callbacks=[_live_curves(tiny_study, every=0)])
+    assert displayed == []

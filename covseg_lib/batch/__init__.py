@@ -1,0 +1,1 @@
+"""Papermill: notebooks, sweeps and runs."""

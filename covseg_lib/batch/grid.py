@@ -1,0 +1,202 @@
+"""The grid of a sweep: its runs, checked before anything starts, and an estimate of their time."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from covseg_lib.batch import notebooks, runs
+from covseg_lib.study import Study
+from covseg_lib.training import recipes
+from covseg_lib.training.recipes import Recipe
+
+RECIPE_PARAMETERS = ["EPOCHS", "FOLD", "SPLIT", "BATCH_SIZE", "LEARNING_RATE", "BASE_FILTERS"]
+RECIPE_PARAMETERS += ["PRECISION", "SEED"]
+OWN_PARAMETERS = {"STUDY", "RUN", "RESUME"}  # a sweep sets these itself
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One run of a sweep.
+
+    notebook : the notebook that trains it
+    parameters : {name: value} for the notebook
+    recipe : the recipe that results from them
+    out : the executed copy of the notebook
+    """
+
+    notebook: Path
+    parameters: dict
+    recipe: Recipe
+    out: Path
+
+
+def parse_vary(texts: Sequence[str]) -> dict[str, list]:
+    """Convert texts NAME=VALUE,VALUE of the command line to {name: values}.
+
+    Raises ValueError for a text of another form, and for a name that is given twice.
+
+    Examples
+    --------
+    >>> parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
+    {'EPOCHS': [10, 50], 'SPLIT': ['slice']}
+    """
+    wrong = [text for text in texts if not re.fullmatch(r"\w+=[^,=]+(,[^,=]+)*", text)]
+    if wrong:
+        raise ValueError(
+            f"cannot read {wrong[0]!r}: expected NAME=VALUE,VALUE, for example EPOCHS=10,50,100"
+        )
+    pairs = [text.split("=") for text in texts]
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
+    return {
+        name: [notebooks.parse_value(value) for value in values.split(",")]
+        for name, values in pairs
+    }
+
+
+def read_sweep_file(path: Path) -> tuple[list[str], dict[str, list], dict]:
+    """Read a YAML file with the entries notebooks, vary and parameters; all are optional.
+
+    Returns
+    -------
+    notebooks, for example ["03"]; {name: values} to vary; {name: value} of parameters of all runs
+
+    Raises
+    ------
+    ValueError
+        The file is not a sweep file, or has other entries.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+        unknown = set(content) - {"notebooks", "vary", "parameters"}
+        numbers = _as_list(content.get("notebooks", []))
+        numbers = [f"{number:02d}" if isinstance(number, int) else number for number in numbers]
+        vary = {str(name): _as_list(values) for name, values in content.get("vary", {}).items()}
+        parameters = content.get("parameters", {}).items()
+        parameters = {str(name): _parse(value) for name, value in parameters}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a sweep file ({error}): docs/sweeps.md shows an example"
+        ) from error
+    if unknown:
+        raise ValueError(
+            f"{path} has the entry {', '.join(map(str, unknown))}: "
+            "expected only notebooks, vary and parameters"
+        )
+    return numbers, vary, parameters
+
+
+def _as_list(values):
+    return [_parse(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def _parse(value):
+    """Convert a text of a YAML file as on the command line: YAML reads 1e-4 as text."""
+    return notebooks.parse_value(value) if isinstance(value, str) else value
+
+
+def plan_sweep(
+    study: Study,
+    numbers: Sequence[str],
+    vary: dict[str, list],
+    parameters: dict | None = None,
+) -> list[SweepJob]:
+    """Return the jobs of a sweep: every notebook with every combination of values.
+
+    A run is named after its objective and what is varied, for example dice_epochs10_seed0.
+
+    Parameters
+    ----------
+    study : Study
+        A study with processed_data.
+    numbers : sequence of str
+        Notebooks that train, for example "03".
+    vary : dict of lists
+        {name: values} of the parameters to vary.
+    parameters : dict, optional
+        {name: value} of parameters that all runs have.
+
+    Raises
+    ------
+    ValueError
+        A notebook that does not train, an unknown parameter, an invalid value, two runs of one
+        name, or an existing run of that name with another recipe.
+    FileNotFoundError
+        The study has no processed_data.
+    """
+    parameters = dict(parameters or {})
+    _check_names(vary, parameters)
+    if not numbers:
+        raise ValueError("no notebook given: choose among 03, 04 and 05")
+    combinations = [
+        dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
+    ]
+    paths = notebooks.find_notebooks(numbers)
+    jobs = [_plan_job(study, path, varied, parameters) for path in paths for varied in combinations]
+    names = [job.recipe.run for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{twice[0]} would be trained twice: give each notebook and each value once"
+        )
+    return jobs
+
+
+def _check_names(vary, parameters):
+    """Raise ValueError for a name that cannot be given, is given twice, or has no value."""
+    own = sorted(OWN_PARAMETERS & (parameters.keys() | vary.keys()))
+    if own:
+        raise ValueError(
+            f"{own[0]} cannot be given here: a sweep sets STUDY, RUN and RESUME itself"
+        )
+    both = sorted(parameters.keys() & vary.keys())
+    if both:
+        raise ValueError(f"{both[0]} is varied and set for all runs: give it only once")
+    empty = [name for name, values in vary.items() if not values]
+    if empty:
+        raise ValueError(f"{empty[0]} has no value to vary: give at least one")
+
+
+def _plan_job(study, path, varied, parameters):
+    known = notebooks.parameter_names(path)
+    if "RUN" not in known:
+        raise ValueError(f"notebook {path.stem} does not train: choose among 03, 04 and 05")
+    unknown = sorted((varied.keys() | parameters.keys()) - set(known))
+    if unknown:
+        raise ValueError(
+            f"no parameter {', '.join(unknown)} in {path.stem}: it has {', '.join(known)}"
+        )
+    given = parameters | varied
+    objective = given.get("OBJECTIVE", path.stem.rsplit("_", 1)[1])
+    parts = [
+        f"{name.lower()}{value}"
+        for name, value in varied.items()
+        if name not in ("FOLD", "OBJECTIVE")  # make_recipe adds the fold
+    ]
+    run = "_".join([objective, *parts])
+    run = re.sub(r"[^\w.-]", "_", run.replace("+", ""))  # 1e+30 must differ from 1e-30
+    options = {name.lower(): given[name] for name in RECIPE_PARAMETERS if name in given}
+    recipe = recipes.make_recipe(study, objective, run, **options)
+    recipes.is_finished(recipe, study)  # raises if the folder holds a run with another recipe
+    given |= {"RUN": run, "STUDY": str(study.root.resolve())}
+    return SweepJob(path, given, recipe, study.path("executed", run=recipe.run).resolve())
+
+
+def estimate_seconds(study: Study, jobs: Sequence[SweepJob]) -> list[float]:
+    """Return the seconds that each job's training would take, without the notebook's start.
+
+    The estimate is epochs times the median epoch of the study's finished runs with the same
+    network and precision; NaN if there are none.
+    """
+    network = ["base_filters", "depth", "precision"]
+    past = runs.list_runs(study)
+    epoch_s = past[past["state"] == "finished"].groupby(network)["epoch_s"].median()
+    seconds = []
+    for job in jobs:
+        key = tuple(getattr(job.recipe, name) for name in network)
+        seconds.append(float(job.recipe.epochs * epoch_s.get(key, float("nan"))))
+    return seconds

@@ -1,0 +1,246 @@
+"""Run the notebooks one after the other with papermill, and turn notebook 06 into report.html."""
+
+import ast
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from covseg_lib import __version__, files, parallel
+from covseg_lib.colab import PROJECT
+from covseg_lib.study import Study
+
+NOTEBOOKS = PROJECT / "notebooks"
+TOGETHER = (("00", "01"), ("03", "04", "05"))  # notebooks that do not need each other
+PATH_PARAMETERS = {"DATASET", "SCAN", "MASK"}
+NO_DOWNLOADS = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
+KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # else each ipykernel warns that ports are not encrypted
+PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")  # in report.html
+
+
+class NotebookFailed(Exception):
+    """A notebook stopped. The message names the cell, the error and the executed copy."""
+
+
+class QuietKernel(AsyncKernelManager):
+    """A kernel whose libraries print nothing to the terminal; its cells' output is unchanged."""
+
+    async def start_kernel(self, **options):
+        """Start the kernel without its stderr."""
+        await super().start_kernel(**options, stderr=subprocess.DEVNULL)
+
+
+def find_notebooks(numbers: Sequence[str] = ()) -> list[Path]:
+    """Return the paths of all notebooks in order, or of those whose names start with `numbers`.
+
+    Raises ValueError for a number that no notebook has, and FileNotFoundError if the project's
+    notebooks are not installed with the library.
+    """
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(
+            f"no notebooks in {NOTEBOOKS}: run this from a copy of the whole project"
+        )
+    unknown = [
+        number for number in numbers if not any(path.name.startswith(number) for path in found)
+    ]
+    if unknown:
+        raise ValueError(
+            f"no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in found)}"
+        )
+    return [path for path in found if not numbers or path.name.startswith(tuple(numbers))]
+
+
+def parameter_names(path: Path) -> list[str]:
+    """Return the names of a notebook's parameters, which its cell tagged `parameters` sets."""
+    return list(papermill.inspect_notebook(str(path)))
+
+
+def parse_value(text: str) -> object:
+    """Convert a parameter's text to a Python value, or return the text if it is not a literal.
+
+    A tuple becomes a list, because papermill would pass it to the notebook as text.
+
+    Examples
+    --------
+    >>> parse_value("50"), parse_value("1e-4"), parse_value("None")
+    (50, 0.0001, None)
+    >>> parse_value("001"), parse_value("slice"), parse_value("{[]: 1}")
+    ('001', 'slice', '{[]: 1}')
+    >>> parse_value("(-160, 240)")
+    [-160, 240]
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        return text
+    return list(value) if isinstance(value, tuple) else value
+
+
+def run_notebooks(
+    study: Study,
+    parameters: dict | None = None,
+    numbers: Sequence[str] = (),
+    workers: int | None = None,
+) -> list[Path]:
+    """Execute notebooks in order, and write report.html if 06 is one of them.
+
+    The executed copies are written to the study's notebooks/. Each notebook gets the parameters
+    that it has. Notebooks that do not need each other (`TOGETHER`) run at the same time if there
+    are several workers.
+
+    Parameters
+    ----------
+    study : Study
+    parameters : dict, optional
+        {name: value} of notebook parameters. Relative paths are relative to the current folder.
+    numbers : sequence of str, optional
+        The notebooks to run, for example "03". Default: all.
+    workers : int, optional
+        Number of notebooks that run at the same time. Default: `parallel.default_workers`.
+
+    Returns
+    -------
+    list of Path, the executed copies
+
+    Raises
+    ------
+    ValueError
+        A parameter that none of these notebooks has. No notebook has run then.
+    NotebookFailed
+        A cell raised an error.
+    """
+    paths, parameters = find_notebooks(numbers), dict(parameters or {})
+    known = {path: parameter_names(path) for path in paths}
+    _check_parameters(parameters, known)
+    parameters["STUDY"] = str(study.root.resolve())
+    for name in PATH_PARAMETERS & parameters.keys():  # notebooks run in another folder
+        parameters[name] = str(Path(str(parameters[name])).resolve()) if parameters[name] else ""
+    folder, here = study.path("notebooks").resolve(), Path.cwd()
+    jobs = []
+    for path in paths:
+        given = {name: parameters[name] for name in known[path] if name in parameters}
+        jobs.append((path, folder / path.name, given))
+    workers = workers or parallel.default_workers()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log breaks the progress bar
+    os.chdir(PROJECT)  # papermill changes folder, which all threads share: let it be the same one
+    try:
+        with tqdm(total=len(jobs), unit="notebook") as bar:
+            for _, stage in itertools.groupby(jobs, lambda job: _stage(job[0])):
+                _execute_together(list(stage), workers, bar)
+    finally:
+        os.chdir(here)
+    for path, out, _ in jobs:
+        if path.name.startswith("06"):
+            write_report(study, out)
+    return [out for _, out, _ in jobs]
+
+
+def _check_parameters(parameters, known):
+    """Raise ValueError if a parameter is in none of the notebooks, {path: names}, or is STUDY."""
+    names = sorted(set().union(*known.values()))
+    unknown = sorted(set(parameters) - set(names))
+    if unknown:
+        raise ValueError(
+            f"no parameter {', '.join(unknown)} in these notebooks: they have {', '.join(names)}"
+        )
+    if "STUDY" in parameters:
+        raise ValueError("STUDY cannot be given as a parameter: use --study")
+
+
+def _stage(path):
+    return next((stage for stage in TOGETHER if path.name.startswith(stage)), path.name)
+
+
+def _execute_together(jobs, workers, bar):
+    """Execute notebooks at the same time; if one fails, do not start those that are waiting."""
+    bar.set_description(", ".join(path.stem for path, *_ in jobs))
+    workers = min(workers, len(jobs))
+    with parallel.shared_cores(workers), ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(execute_notebook, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def execute_notebook(path: Path, out: Path, parameters: dict) -> None:
+    """Execute one notebook with parameters in its own process, and write the executed copy `out`.
+
+    Raises NotebookFailed if a cell raises an error or the process dies.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(out),
+            parameters,
+            progress_bar=False,
+            cwd=str(PROJECT),
+            extra_arguments=KERNEL_ARGUMENTS,
+            kernel_manager_class=QuietKernel,
+        )
+    except (PapermillExecutionError, DeadKernelError) as error:
+        why = "stopped: its process died, probably out of memory; try a smaller BATCH_SIZE or SIZE"
+        if isinstance(error, PapermillExecutionError):
+            why = f"stopped in cell {error.cell_index} with {error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{path.name} {why}\nThe executed copy is {out}") from error
+
+
+def write_report(study: Study, notebook: Path) -> None:
+    """Write report.html from an executed notebook: one page without code and stderr output.
+
+    The page ends with the study's settings and the versions of the packages. It needs no internet:
+    scripts, fonts, styles and pictures from other sites are left out.
+    """
+    executed = nbformat.read(notebook, as_version=4)
+    drop_stderr(executed)
+    for cell in executed.cells:
+        cell.source = re.sub(r"(?m)^\[!\[Open in Colab.*$", "", cell.source)
+    executed.cells.append(nbformat.v4.new_markdown_cell(_settings_and_versions(study)))
+    exporter = HTMLExporter(
+        exclude_input=True, exclude_output_prompt=True, embed_images=True, **NO_DOWNLOADS
+    )
+    resources = {"metadata": {"name": f"covseg: {study.root.name}"}}
+    page, _ = exporter.from_notebook_node(executed, resources=resources)
+    with files.atomic(study.path("report")) as temporary:
+        Path(temporary).write_text(page, encoding="utf-8")
+
+
+def _settings_and_versions(study):
+    """Return a Markdown table of the study's settings, its runs' hardware, and all versions."""
+    rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
+    for run in study.runs():
+        timing = files.read_json(study.need("timing", run=run))
+        rows.append(
+            f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |"
+        )
+    versions = [f"covseg {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    rows.append(f"| versions | {', '.join(versions)} |")
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    return f"## Settings and versions\n\n{table}\n\nNot a medical device."
+
+
+def drop_stderr(notebook: nbformat.NotebookNode) -> None:
+    """Remove what an executed notebook printed to stderr: progress bars and TensorFlow's log."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

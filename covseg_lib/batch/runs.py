@@ -1,0 +1,114 @@
+"""All runs of a study in one table: settings, training time and scores."""
+
+import pandas as pd
+
+from covseg_lib import files
+from covseg_lib.evaluation import metrics, tables
+from covseg_lib.study import Study
+from covseg_lib.training import callbacks
+
+SEEDS = ["seed", "fold"]  # runs with the same settings differ in these
+SETTINGS = ["objective", "split", "epochs", "base_filters", "depth", "batch_size", "learning_rate"]
+SETTINGS += ["precision"]
+
+
+def list_runs(study: Study) -> pd.DataFrame:
+    """Return all runs in models/, finished or not.
+
+    Returns
+    -------
+    DataFrame, index run: `SETTINGS` and `SEEDS`; state, which is "finished", "unfinished", or
+    "stale" (trained on other slices than processed_data holds now); epochs_done; best_epoch, whose
+    weights are saved; epoch_s and total_s, the seconds of an epoch and of the training; device
+    """
+    names = sorted(path.parent.name for path in study.path("models").glob("*/recipe.json"))
+    stale = study.stale_runs()
+    rows = [_describe(study, run) | ({"state": "stale"} if run in stale else {}) for run in names]
+    columns = ["run", *SETTINGS, *SEEDS, "state", "epochs_done", "best_epoch"]
+    columns += ["epoch_s", "total_s", "device"]
+    return pd.DataFrame(rows, columns=columns).set_index("run")
+
+
+def _describe(study, run):
+    """Return a row of `list_runs`: what the files of a run store about it."""
+    recipe = files.read_json(study.path("recipe", run=run))
+    row = {"run": run, "state": "unfinished"}
+    row |= {name: recipe[name] for name in (*SETTINGS, *SEEDS)}
+    history_file, timing_file = (study.path(name, run=run) for name in ("history", "timing"))
+    if history_file.exists():
+        history = files.read_csv(history_file)
+        best = callbacks.best_epoch(history, recipe["objective"])
+        row |= {"epochs_done": len(history), "best_epoch": best}
+    if timing_file.exists():
+        timing = files.read_json(timing_file)
+        row |= {"state": "finished", "epoch_s": timing["other_epochs_s"]}
+        row |= {"total_s": timing["total_s"], "device": timing["device"]}
+    return row
+
+
+def run_table(study: Study, score: str = "dice") -> pd.DataFrame:
+    """Return all runs with a score of their validation and of their test slices.
+
+    Choose the best run by the validation score. Its test score then estimates how good it is.
+
+    Parameters
+    ----------
+    study : Study
+    score : str, one of `metrics.METRICS`
+
+    Returns
+    -------
+    DataFrame as `list_runs` returns it, with the columns validation and test: the score of all
+    pixels of these slices counted together, NaN for runs without predictions
+    """
+    scores = {run: _scores(study, run, score) for run in tables.predicted_runs(study)}
+    columns = ["validation", "test"]
+    return list_runs(study).join(
+        pd.DataFrame.from_dict(scores, orient="index", columns=columns, dtype=float)
+    )
+
+
+def _scores(study, run, score):
+    """Return the score of a run's validation slices and of its test slices, pixels pooled."""
+    counts = tables.read_counts(study, run).groupby("subset")[metrics.COUNTS].sum()
+    return metrics.score_columns(counts, [score])[score][["validation", "test"]].tolist()
+
+
+def unpredicted(study: Study) -> list[str]:
+    """Return the finished runs without predictions, or whose weights are newer than these."""
+    names = []
+    for run in study.runs():
+        counts, weights = study.path("counts", run=run), study.path("weights", run=run)
+        if not counts.exists() or counts.stat().st_mtime < weights.stat().st_mtime:
+            names.append(run)
+    return names
+
+
+def varied_settings(table: pd.DataFrame) -> list[str]:
+    """Return the `SETTINGS` that differ between runs, the one with the most values first.
+
+    The objective and the split do not count. Returns ["epochs"] if no setting differs.
+    """
+    counts = table[[name for name in SETTINGS if name not in ("objective", "split")]].nunique()
+    counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
+    return list(counts.index) or ["epochs"]
+
+
+def best_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return for each split and objective the row with the highest validation score.
+
+    Of equal scores the first row is taken.
+    """
+    predicted = table.dropna(subset="validation")
+    groups = predicted.groupby(["split", "objective"], sort=False)
+    return predicted.loc[groups["validation"].idxmax()]
+
+
+def brief_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of runs that fits a terminal: rounded, without settings that all share."""
+    shared = [
+        name
+        for name in (*SETTINGS, *SEEDS)
+        if name not in ("objective", "epochs") and table[name].nunique() < 2
+    ]
+    return table.drop(columns=[*shared, "device"]).round(4)

@@ -1,0 +1,248 @@
+"""The cases of a data set: which image belongs to which mask, and to which patient."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from covseg_lib import files
+from covseg_lib.data import nifti
+from covseg_lib.study import Study
+
+FOLDERS = {  # folder names of the Zenodo record, the report, Kaggle, MedSeg and other data sets
+    "image": ("CT_scans", "COVID-19-CT-Seg_20cases", "ct_scans", "rp_im", "images", "imagesTr"),
+    "mask": (
+        *("Infection_Mask", "Mask_scans", "infection_mask", "rp_msk"),
+        *("masks", "labels", "labelsTr"),
+    ),
+    "lungs": ("Lung_Mask", "lung_mask", "rp_lung_msk", "lungs"),
+}
+SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # patient_scan
+KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # Kaggle's: Zenodo's
+
+REPORT_CASES = (  # 418 + 93 + 66 + 42 + 42 = the report's 661 slices
+    "radiopaedia_10_85902_3",
+    "radiopaedia_27_86410_0",
+    "radiopaedia_29_86491_1",
+    "radiopaedia_30_86490_1",
+    "radiopaedia_40_86625_0",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The NIfTI files of a CT volume, its lesion mask and, if there is one, its lung mask."""
+
+    name: str
+    patient: str
+    image: Path
+    mask: Path
+    lungs: Path | None = None
+
+
+def find_cases(folder: Path) -> list[Case]:
+    """Pair all files of a data set as `pair_files` does; return the cases, sorted by name.
+
+    Raises ValueError if an image has no mask, a mask has no image, or two files are of one case.
+    """
+    cases, left_over = pair_files(folder)
+    if left_over:
+        raise ValueError(f"in {folder}: {'; '.join(left_over.values())}")
+    return cases
+
+
+def pair_files(
+    folder: Path, wanted: str | Sequence[str] = "all"
+) -> tuple[list[Case], dict[str, str]]:
+    """Pair the images and masks of a data set by case name.
+
+    Parameters
+    ----------
+    folder : path
+        Holds a folder of images and a folder of lesion masks, and optionally a folder of lung
+        masks, all of .nii or .nii.gz files. The names are those in `FOLDERS`; two folders with
+        other names work too if one of them is named after masks, labels or segmentations.
+        An optional file patients.csv (columns case, patient) overrides `patient_name`.
+    wanted : "all", "report" or list of str
+        "report" means the five cases with the report's 661 slices; a list holds case names.
+
+    Returns
+    -------
+    list of Case; {case: reason} of the cases that could not be paired
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder is missing or has no NIfTI file.
+    ValueError
+        A wanted case does not exist, or patients.csv has other columns.
+    """
+    folder = Path(folder)
+    left_over: dict[str, str] = {}
+    found = {what: _files_by_case(place, left_over) for what, place in _folders(folder).items()}
+    images, masks, lungs = found["image"], found["mask"], found["lungs"]
+    for name in sorted((set(images) ^ set(masks)) - set(left_over)):
+        has, lacks = ("image", "mask") if name in images else ("mask", "image")
+        file = found[has][name].name
+        left_over[name] = f"no {lacks} for {has} {file}: add it or move the {has} away"
+    names = _select(wanted, sorted(set(images) | set(masks)))
+    patients = _patients(folder)
+    cases = [
+        Case(n, patients.get(n, patient_name(n)), images[n], masks[n], lungs.get(n))
+        for n in names
+        if n not in left_over
+    ]
+    return cases, {name: reason for name, reason in left_over.items() if name in names}
+
+
+def pairing_table(cases: Sequence[Case], left_over: dict[str, str]) -> pd.DataFrame:
+    """Return the result of `pair_files` as a table, one row a case.
+
+    The columns are case, patient, image, mask, lungs (file names) and left_over (the reason).
+    """
+    rows = [
+        (c.name, c.patient, c.image.name, c.mask.name, c.lungs.name if c.lungs else "", "")
+        for c in cases
+    ]
+    rows += [(name, "", "", "", "", reason) for name, reason in sorted(left_over.items())]
+    return pd.DataFrame(rows, columns=["case", "patient", "image", "mask", "lungs", "left_over"])
+
+
+def case_name(path: str | Path) -> str:
+    """Return a file's case name: without .nii or .nii.gz, and spelled as in the Zenodo record.
+
+    >>> case_name("ct_scans/radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm.nii")
+    'radiopaedia_10_85902_1'
+    """
+    name = re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
+    name = name.replace("_org_", "_").replace("covid-19-pneumonia-", "").removesuffix("-dcm")
+    return KAGGLE_NAMES.get(name, name)
+
+
+def patient_name(case: str) -> str:
+    """Return the patient of a case, as far as the case's name tells.
+
+    Only the names of known data sets are read: the last number of radiopaedia_10_85902_1 and of
+    phantom_01_2 is the scan's. Any other case counts as a different patient.
+
+    >>> patient_name("radiopaedia_10_85902_1"), patient_name("covid_19_001")
+    ('radiopaedia_10_85902', 'covid_19_001')
+    """
+    known = SCANS_OF_PATIENTS.fullmatch(case)
+    return known.group(1) if known else case
+
+
+def same_patient_hint(cases: Sequence[Case]) -> str:
+    """Return a warning if cases count as different patients but may be of one; "" otherwise."""
+    similar: dict[str, list[str]] = {}
+    for case in cases:
+        if case.patient == case.name and re.fullmatch(r".*\d.*[_-]\d+", case.name):
+            similar.setdefault(re.sub(r"[_-]\d+$", "", case.name), []).append(case.name)
+    groups = [names for names in similar.values() if len(names) > 1]
+    if not groups:
+        return ""
+    return (
+        f"{sum(map(len, groups))} cases count as different patients although their names differ "
+        f"only in the last number, such as {groups[0][0]} and {groups[0][1]}. If some are scans "
+        "of the same patient, list them in a file patients.csv beside the folders, with the "
+        "columns case and patient"
+    )
+
+
+def find_image(study: Study, case: str) -> Path | None:
+    """Return the CT volume of a sliced case, or None if it is not found.
+
+    The volume is searched for where it was when it was sliced, then in the data set's folder:
+    a study may have been copied to another machine, with or without its volumes.
+    """
+    listed = files.read_csv(study.need("cases"), "case")
+    image = Path(str(listed.loc[case, "image"]))
+    if image.exists():
+        return image
+    folder = _existing_folders(study.dataset())["image"]
+    return _files_by_case(folder, {}).get(case) if folder else None
+
+
+def missing_volumes(study: Study) -> list[str]:
+    """Return the names of the sliced cases whose volumes `find_image` does not find."""
+    listed = files.read_csv(study.need("cases"))
+    return [case for case in listed["case"] if not find_image(study, case)]
+
+
+def _select(wanted, existing):
+    """Return the wanted case names; ValueError for those that are not in `existing`."""
+    if isinstance(wanted, str) and wanted not in ("all", "report"):
+        raise ValueError(f'CASES is {wanted!r}: expected "report", "all" or a list of case names')
+    names = existing if wanted == "all" else REPORT_CASES if wanted == "report" else list(wanted)
+    missing = [name for name in names if name not in existing]
+    if missing:
+        raise ValueError(
+            f"no case {', '.join(missing)}: there are {', '.join(existing)}; choose among these, "
+            'or set CASES to "all"'
+        )
+    return names
+
+
+def _folders(folder):
+    """Return what `_existing_folders` does; FileNotFoundError without images or masks."""
+    found = _existing_folders(folder)
+    for what in ("image", "mask"):
+        if not found[what]:
+            names = ", ".join(sorted(_subfolders(folder))) or "no folder"
+            raise FileNotFoundError(
+                f"no folder of {what}s in {folder}: expected one of {', '.join(FOLDERS[what])}, "
+                f"found {names}; put the NIfTI files there (drive_layout.md shows where), "
+                "set DATASET to another folder, or SOURCE to 'phantom'"
+            )
+    return found
+
+
+def _existing_folders(folder):
+    """Return {"image": folder, "mask": folder, "lungs": folder}, None for a missing folder."""
+    existing = _subfolders(folder)
+    found = {
+        what: next((existing[name] for name in names if name in existing), None)
+        for what, names in FOLDERS.items()
+    }
+    if not found["image"] and not found["mask"] and len(existing) == 2:
+        masks = [name for name in existing if re.search("mask|label|seg|lesion", name, re.I)]
+        if len(masks) == 1:
+            found["mask"] = existing.pop(masks[0])
+            (found["image"],) = existing.values()
+    return found
+
+
+def _subfolders(folder):
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path for path in paths if path.is_dir() and not path.name.startswith(".")}
+
+
+def _files_by_case(folder, left_over):
+    """Return {case: file} of a folder, and add cases with two files to `left_over`."""
+    paths = {}
+    for path in nifti.list_files(folder) if folder else []:
+        name = case_name(path)
+        other = paths.setdefault(name, path)
+        if other != path:
+            left_over[name] = f"two files in {folder.name}: {other.name} and {path.name}; keep one"
+    if folder and not paths:
+        raise FileNotFoundError(
+            f"no .nii or .nii.gz file in {folder}: put the data set's files there"
+        )
+    return paths
+
+
+def _patients(folder):
+    """Return {case: patient} of the folder's patients.csv; {} if there is no such file."""
+    path = folder / "patients.csv"
+    if not path.exists():
+        return {}
+    table = files.read_csv(path)
+    if not {"case", "patient"} <= set(table.columns):
+        raise ValueError(
+            f"{path} has the columns {', '.join(table.columns)}: expected case and patient"
+        )
+    table = table[table["patient"] != ""]
+    return dict(zip(table["case"].map(case_name), table["patient"], strict=True))

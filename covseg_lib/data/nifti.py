@@ -1,0 +1,223 @@
+"""NIfTI files: one way to read them, one way to write masks, and their orientation."""
+
+import contextlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.arrayproxy import ArrayProxy
+
+from covseg_lib import files
+
+ENDINGS = (".nii", ".nii.gz")
+UNIT_MM = {1: 1000, 3: 0.001}  # NIfTI codes of metre and micron; 2 is mm, and no unit means mm
+UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # feet to head, front to back, right to left
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return the NIfTI files of a folder by name, without hidden files (macOS adds some)."""
+    paths = sorted(folder.iterdir())
+    return [path for path in paths if path.name.endswith(ENDINGS) and path.name[0] != "."]
+
+
+def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
+    """Open a 3D NIfTI file: its header, and its voxels as nibabel's array proxy.
+
+    A compressed file is unpacked in memory by ISA-L, which is faster than zlib. Index the proxy to
+    read a part of the voxels. A fourth axis of length one is dropped.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or not a NIfTI file of a 3D volume of numbers.
+    """
+    path = Path(path)
+    zipped = path.suffix == ".gz"
+    with _errors_named(path), path.open("rb") as file:
+        data = igzip.decompress(file.read()) if zipped else file.read(540)
+        size = len(data) if zipped else path.stat().st_size
+    kind, header = _parse(path, data)
+    with _errors_named(path):
+        image = kind.from_bytes(data) if zipped else kind.from_filename(path)
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if size < image.dataobj.offset + np.prod(shape, dtype=int) * dtype.itemsize:
+        raise ValueError(f"{path.name} is cut off: {shape} voxels do not fit in it; copy it again")
+    return header, image.dataobj.reshape(shape)
+
+
+def read_header(path: Path) -> nib.Nifti1Header:
+    """Return the header of a 3D NIfTI file, without reading its voxels; errors as `open_volume`."""
+    path = Path(path)
+    with _errors_named(path), igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read(540)
+    return _parse(path, data)[1]
+
+
+def parse_header(data: bytes) -> nib.Nifti1Header:
+    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with."""
+    kind = nib.Nifti1Header if nib.Nifti1Header.may_contain_header(data) else nib.Nifti2Header
+    return kind(data[: kind.template_dtype.itemsize])
+
+
+@contextlib.contextmanager
+def _errors_named(path):
+    """Turn any error while a file is read into a ValueError that names the file."""
+    try:
+        yield
+    except EOFError as error:
+        raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
+    except nib.spatialimages.HeaderDataError as error:
+        raise ValueError(
+            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
+        ) from error
+    except (OSError, ValueError, isal_zlib.error) as error:
+        raise ValueError(
+            f"{path.name} cannot be read ({error}): download or copy it again"
+        ) from error
+
+
+def _parse(path, data):
+    """Return nibabel's image class and the header that `data` starts with.
+
+    A fourth axis of length one is dropped. Raises ValueError if it is not a 3D volume of numbers.
+    """
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(data)), None)
+    if kind is None:
+        raise ValueError(
+            f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
+        )
+    with _errors_named(path):
+        header = kind.header_class(data[: kind.header_class.template_dtype.itemsize])
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
+        header.set_data_shape(shape)
+    elif len(shape) != 3 or 0 in shape:
+        raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
+    try:
+        affine = header.get_best_affine()
+        header.get_slope_inter()
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # e.g. a wrong quaternion
+        raise ValueError(
+            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
+        ) from error
+    if not abs(np.linalg.det(affine)) > 0:
+        raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
+    return kind, header
+
+
+def unit_mm(header: nib.Nifti1Header) -> float:
+    """Return the length in mm of the unit in which the header's affine is given."""
+    return UNIT_MM.get(int(header["xyzt_units"]) % 8, 1)
+
+
+def to_upright(array: np.ndarray, header: nib.Nifti1Header, step: int = 1) -> np.ndarray:
+    """Turn an array of the file's axes upright: (S, H, W), feet to head and front on top.
+
+    `step` keeps every `step`-th row and column, counted in the file's own order. With `step` 1 the
+    result is a view.
+    """
+    turned = nib.apply_orientation(array[kept_voxels(header, step)], _to_upright(header))
+    return turned if step == 1 else np.ascontiguousarray(turned)
+
+
+def kept_voxels(header: nib.Nifti1Header, step: int) -> tuple[slice, slice, slice]:
+    """Return an index of the file's array: every `step`-th row and column of every slice."""
+    upright_axis = _to_upright(header)[:, 0]
+    every, all_of = slice(None, None, step), slice(None)
+    first, second, third = (all_of if axis == 0 else every for axis in upright_axis)
+    return first, second, third
+
+
+def to_file_order(array: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
+    """Turn an upright (S, H, W) array back to the axes of the file with this header."""
+    file_axes = nib.io_orientation(header.get_best_affine())
+    return nib.apply_orientation(array, nib.orientations.ornt_transform(UPRIGHT, file_axes))
+
+
+def upright_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
+    """Return (S, H, W), the shape of the upright volume."""
+    return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
+def spacing_mm(header: nib.Nifti1Header) -> tuple[float, ...]:
+    """Return the distance in mm between slices, rows and columns of the upright volume.
+
+    Rounded to six digits, because headers hold float32.
+    """
+    mm = nib.affines.voxel_sizes(header.get_best_affine()) * unit_mm(header)
+    return tuple(float(f"{mm[axis]:.6g}") for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
+def flipped_axes(header: nib.Nifti1Header) -> tuple[bool, ...]:
+    """Return whether the upright volume's rows, and its columns, run against the file's order."""
+    turn = _to_upright(header)
+    return tuple(bool(turn[list(turn[:, 0]).index(axis), 1] < 0) for axis in (1, 2))
+
+
+def _to_upright(header):
+    file_axes = nib.io_orientation(header.get_best_affine())
+    return nib.orientations.ornt_transform(file_axes, UPRIGHT).astype(int)
+
+
+def voxel_ml(header: nib.Nifti1Header) -> float:
+    """Return the volume of a voxel in ml."""
+    mm3 = abs(np.linalg.det(header.get_best_affine()[:3, :3])) * unit_mm(header) ** 3
+    return float(mm3 / 1000)
+
+
+def write_mask(
+    path: Path, mask: np.ndarray, like: nib.Nifti1Header, description: str = "lesion mask"
+) -> None:
+    """Write an upright mask as NIfTI in the space of a scan.
+
+    The file has the scan's shape, affine, qform, sform and units, and is NIfTI-1 or NIfTI-2 as the
+    scan is.
+
+    Parameters
+    ----------
+    path : path ending in .nii or .nii.gz
+    mask : (S, H, W) array, upright and of the scan's full size
+    like : nibabel header of the scan
+    description : str
+        The header's `descrip` (79 bytes), after "covseg, not a medical device: ".
+
+    Raises
+    ------
+    ValueError
+        The mask does not have the scan's size.
+    """
+    _write(path, np.asarray(mask).astype(np.uint8, copy=False), like, 1, description)
+
+
+def write_probabilities(
+    path: Path, levels: np.ndarray, like: nib.Nifti1Header, description: str = "lesion probability"
+) -> None:
+    """Write upright probabilities, (S, H, W) uint8 where 255 means 1, in the space of a scan.
+
+    They are stored as bytes with a scl_slope of 1/255, so NIfTI viewers show 0 to 1.
+    """
+    _write(path, levels, like, 1 / 255, description)
+
+
+def _write(path, array, like, slope, description):
+    array = to_file_order(array, like)
+    shape = like.get_data_shape()[:3]
+    if array.shape != shape:
+        raise ValueError(
+            f"a mask of {array.shape} does not fit a scan of {shape}: expected its size"
+        )
+    header = like.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(array.shape)
+    header["descrip"] = f"covseg, not a medical device: {description}".encode()[:79]
+    header["cal_min"] = header["cal_max"] = 0  # the display window of the scan
+    kind = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(array, None, header)
+    image.header.set_slope_inter(slope, 0)
+    with files.atomic(path) as temporary:
+        nib.save(image, temporary)

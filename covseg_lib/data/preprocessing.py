@@ -1,0 +1,200 @@
+"""Notebook 02: slices of all cases, resized, standardised and split (the report's Listing 2.2)."""
+
+import hashlib
+import mmap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from covseg_lib import colab, files, parallel
+from covseg_lib.data import resizing, slicing, splits
+from covseg_lib.study import Study
+
+CHUNK = 64  # slices that are standardised at a time
+
+
+def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Make processed_data from all sliced cases: resize, standardise, and split both ways.
+
+    Writes images.npy (N, size, size, 1) float32, masks.npy (N, size, size, 1) uint8 in {0, 1},
+    lungs.npy alike if every case has a lung mask, slices.csv with one row a slice, and
+    preprocessing.json, which is written last. Grey levels are rounded to integers before they are
+    standardised, as in Listing 2.2. Mean and standard deviation are those of all slices, because
+    every slice is trained on in some fold. If the files exist already, made from the same slices
+    with the same settings, nothing is done.
+
+    Returns
+    -------
+    DataFrame, one row a slice: case, patient, slice, lesion_pixels; slice_split, its subset in the
+    report's split; patient_fold, the fold of its patient, or -1 with too few patients for folds
+
+    Raises
+    ------
+    ValueError
+        The slices or settings changed since notebook 01, or no slice has a lesion at this size.
+    """
+    with study.locked("preprocessing"):
+        return _preprocess(study, size, folds, seed)
+
+
+def _preprocess(study, size, folds, seed):
+    cases, settings = _read_cases(study), study.settings()
+    _check_unchanged(cases, settings)
+    wanted = {"size": size, "folds": folds, "seed": seed, "slices": int(cases["slices"].sum())}
+    wanted |= {"window_hu": settings["window_hu"], "step": settings["step"]}
+    wanted |= {"pixels_sha256": _checksum(cases)}
+    path = study.path("preprocessing")
+    if path.exists() and wanted.items() <= files.read_json(path).items():
+        return slice_table(study)
+    path.unlink(missing_ok=True)
+    names = ["grey", "masks", *(["lungs"] if cases["lungs"].all() else [])]
+    temporary = {name: path.with_name(f".part-{name}.npy") for name in names}
+    try:
+        arrays = _resize_all(study, cases, size, temporary)
+        table = splits.add_splits(_list_slices(cases, arrays["masks"], size), folds, seed)
+        mean, std = mean_and_std(arrays["grey"])
+        _standardise_all(study.path("images"), arrays["grey"], mean, std)
+        files.write_csv(study.path("slices"), table)
+        study.path("lungs").unlink(missing_ok=True)
+        for name in names[1:]:
+            files.rename_into_place(temporary[name], study.path(name))
+    finally:
+        files.remove_temporary_files(path.parent)
+    made = {"patient_folds": int(table["patient_fold"].max()) + 1, "mean": mean, "std": std}
+    made |= {"slices_sha256": hashlib.sha256(study.path("slices").read_bytes()).hexdigest()}
+    files.write_json(path, wanted | made)
+    return slice_table(study)
+
+
+def _resize_all(study, cases, size, paths):
+    """Return all slices resized, {name: (N, size, size, 1) uint8 memory map}."""
+    shape, ends = (int(cases["slices"].sum()), size, size, 1), cases["slices"].cumsum()
+    arrays = {name: files.create_npy(path, np.uint8, shape) for name, path in paths.items()}
+    reading = threading.Lock()  # NumPy's header parser does not allow two threads
+
+    def resize_case(number):
+        row = ends[number] - cases["slices"][number]
+        path = study.path("sliced_case", case=cases["case"][number])
+        with reading, files.open_npz(path) as file:
+            case = {name: file["images" if name == "grey" else name] for name in paths}
+        for image in zip(*case.values(), strict=True):
+            for (name, array), pixels in zip(arrays.items(), image, strict=True):
+                to_size = resizing.resize_image if name == "grey" else resizing.resize_mask
+                array[row, ..., 0] = np.round(to_size(pixels, (size, size)))
+            row += 1
+        for array in arrays.values():
+            release(array)
+
+    with parallel.executor() as pool:
+        parallel.run_jobs(pool, resize_case, [(number,) for number in cases.index], "resizing")
+    return arrays
+
+
+def mean_and_std(grey: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a memory map (N, ...) uint8, from its histogram."""
+    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in chunks(grey)], axis=0)
+    levels = np.arange(256)
+    mean = float((counts * levels).sum() / counts.sum())
+    return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+
+
+def _standardise_all(path, grey, mean, std):
+    """Write images.npy from the grey levels of all slices."""
+    with files.atomic(path) as temporary, parallel.executor() as pool:
+        images = files.create_npy(temporary, np.float32, grey.shape)
+
+        def standardise_chunk(first):
+            part = slice(first, first + CHUNK)
+            images[part] = resizing.standardise(grey[part], mean, std)
+            release(images), release(grey)
+
+        list(pool.map(standardise_chunk, range(0, len(grey), CHUNK)))
+
+
+def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a memory map in parts of `CHUNK` rows, and free the memory of each part."""
+    for first in range(0, len(array), CHUNK):
+        yield array[first : first + CHUNK]
+        release(array)
+
+
+def release(array: Any) -> None:
+    """Let the system write a memory map's pages to disk and free their memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def load_slices(study: Study, *subsets: str, split: str | None = None, fold: int = 0):
+    """Return images (n, size, size, 1) float32 and masks uint8 of "train", "validation", "test"."""
+    rows = subset_rows(study, *subsets, split=split, fold=fold)
+    return tuple(array[rows] for array in open_arrays(study))
+
+
+def subset_rows(study: Study, *subsets: str, split: str | None = None, fold: int = 0) -> np.ndarray:
+    """Return the rows (n,) of processed_data that belong to some subsets of a split.
+
+    Parameters
+    ----------
+    subsets : "train", "validation", "test"
+    split : "slice" or "patient", optional; by default the study's
+    fold : int, the fold that is tested on
+    """
+    split = split or study.settings()["split"]
+    return np.flatnonzero(np.isin(splits.subsets(slice_table(study), split, fold), subsets))
+
+
+def open_arrays(study: Study, names=("images", "masks")) -> tuple[np.ndarray, ...]:
+    """Return arrays of processed_data as memory maps; on Colab, of copies on the local disk."""
+    return tuple(np.load(colab.local_copy(study.need(name)), mmap_mode="r") for name in names)
+
+
+def slice_table(study: Study) -> pd.DataFrame:
+    """Return slices.csv, one row a slice.
+
+    Raises FileNotFoundError before notebook 02 has run, ValueError if notebook 01 ran again since.
+    """
+    about = files.read_json(study.need("preprocessing"))
+    if _checksum(_read_cases(study)) != about["pixels_sha256"]:
+        raise ValueError(
+            f"{study.path('cases')} holds other slices than {study.path('images').parent}: "
+            "run notebook 02 again"
+        )
+    return files.read_csv(study.need("slices"))
+
+
+def _list_slices(cases, masks, size):
+    """Return one row a slice: case, patient, slice and lesion_pixels."""
+    table = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]]
+    table = table.reset_index(drop=True)
+    table["slice"] = table.groupby("case", sort=False).cumcount()
+    counts = [np.count_nonzero(part, axis=(1, 2, 3)) for part in chunks(masks)]
+    table["lesion_pixels"] = np.concatenate(counts)
+    if not table["lesion_pixels"].any():
+        raise ValueError(f"no slice has a lesion at {size} x {size} pixels: choose a larger SIZE")
+    return table
+
+
+def _read_cases(study):
+    return files.read_csv(study.need("cases"))
+
+
+def _checksum(cases):
+    """Return a checksum of the cases, patients and pixels in sliced_data."""
+    text = cases[["case", "patient", "pixels"]].to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_unchanged(cases, settings):
+    """Raise ValueError if a volume changed since it was sliced. Volumes may be missing."""
+    for row in cases.itertuples():
+        image, mask, lungs = Path(row.image), Path(row.mask), Path(row.lungs) if row.lungs else None
+        if image.exists() and mask.exists():
+            now = slicing.fingerprint(image, mask, lungs, settings["window_hu"], settings["step"])
+            if now != row.made_from:
+                raise ValueError(
+                    f"{row.case} or the settings changed since it was sliced: run notebook 01 again"
+                )

@@ -1,0 +1,189 @@
+"""Notebook 01: volumes become slices (the report's Listing 2.1).
+
+sliced_data/<case>.npz holds images (S, H, W) uint8 in 0..255, masks (S, H, W) uint8 in {0, 1},
+lungs alike if the case has a lung mask, the bytes of the scan's NIfTI header, which are enough to
+write a mask in the scan's space, and `about`: sizes, spacing, and a fingerprint of the input.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from covseg_lib import files, parallel
+from covseg_lib.data import nifti, volumes
+from covseg_lib.data.cases import Case
+from covseg_lib.study import LUNG_WINDOW_HU, Study
+
+
+def slice_cases(
+    cases: list[Case],
+    study: Study,
+    window_hu: tuple[float, float] = LUNG_WINDOW_HU,
+    step: int = 2,
+    pool: Executor | None = None,
+    left_over: dict[str, str] | None = None,
+    strict: bool = True,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Check and slice every case into sliced_data/<case>.npz, and list them in cases.csv.
+
+    New files are first written to .part-sliced_data and moved when all cases are known to be right.
+    cases.csv is written last. Cases that were sliced before, from the same files with the same
+    settings, are not sliced again, also after an interruption. Files of other cases are removed.
+
+    Parameters
+    ----------
+    cases : list of Case
+    study : Study
+    window_hu : (low, high) in HU, which become grey levels 0 and 255
+    step : int
+        Every `step`-th row and column is kept.
+    pool : concurrent.futures executor, optional
+        Each worker holds a volume in memory. Default: one case after the other.
+    left_over : dict, optional
+        {case: reason} of cases that could not be paired.
+    strict : bool
+        Whether a wrong case stops everything. If not, the other cases are sliced.
+
+    Returns
+    -------
+    DataFrame, one row a case: case, patient, slices, lesion_slices, height, width, pixels (their
+    checksum), image and mask (the files), made_from; and {case: reason} of cases left out
+
+    Raises
+    ------
+    ValueError
+        One message with the problems of all cases, as `volumes.read_pair` finds them. The study
+        stays as it was.
+    """
+    with study.locked("slicing"):
+        return _slice_cases(cases, study, window_hu, step, pool, dict(left_over or {}), strict)
+
+
+def _slice_cases(cases, study, window_hu, step, pool, left_over, strict):
+    staging = files.staging_path(study.path("sliced_data"))
+    files.remove_temporary_files(staging)
+    new = {case.name: staging / f"{case.name}.npz" for case in cases}
+    old = {case.name: study.path("sliced_case", case=case.name) for case in cases}
+    jobs = [
+        (case, new[case.name], window_hu, step)
+        for case in sorted(cases, key=_file_size, reverse=True)  # the largest first
+        if not is_current(old[case.name], case, window_hu, step)
+        and not is_current(new[case.name], case, window_hu, step)
+    ]
+    problems = parallel.run_jobs(pool, slice_case, jobs, "slicing")
+    wrong = {job[0].name: text for job, text in zip(jobs, problems, strict=True) if text}
+    wrong = left_over | wrong
+    good = [case for case in cases if case.name not in wrong]
+    about = [read_about(new[c.name] if new[c.name].exists() else old[c.name]) for c in good]
+    error = ""
+    if not good or (wrong and strict):
+        error = _describe(wrong, len(cases) + len(left_over))
+    elif not any(row["lesion_slices"] for row in about):
+        error = (
+            f"none of the {len(good)} masks has a lesion, so there is nothing to learn or to test; "
+            "the study is unchanged. Look at the masks in a viewer: are they empty?"
+        )
+    if error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise ValueError(error)
+    _move_into_study(good, staging, study)
+    rows = [
+        {"case": c.name, "patient": c.patient} | row for c, row in zip(good, about, strict=True)
+    ]
+    return files.write_csv(study.path("cases"), pd.DataFrame(rows)), wrong
+
+
+def _file_size(case):
+    return case.image.stat().st_size if case.image.exists() else 0
+
+
+def _describe(wrong, count):
+    """Return a message that lists the wrong cases, of `count` cases in all."""
+    if not wrong:
+        return "no case to slice: the list of cases is empty"
+    lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(wrong.items()))
+    return (
+        f"{len(wrong)} of {count} cases cannot be used, the study is unchanged:\n{lines}\n"
+        "Fix these files, or set STRICT = False to continue without them."
+    )
+
+
+def _move_into_study(cases, staging, study):
+    """Move new files into the study, and remove files of other cases."""
+    made = {path.stem: path for path in staging.glob("*.npz")}
+    stale = {path.stem: path for path in study.path("sliced_data").glob("*.npz")}
+    for case in cases:
+        stale.pop(case.name, None)
+    if made or stale:
+        study.path("cases").unlink(missing_ok=True)
+    for path in stale.values():
+        path.unlink()
+    study.path("sliced_data").mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        if case.name in made:
+            os.replace(made[case.name], study.path("sliced_case", case=case.name))
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def slice_case(case: Case, path: Path, window_hu: tuple[float, float], step: int) -> str:
+    """Slice one case into the file `path`; return what is wrong with it, or ""."""
+    try:
+        pair = volumes.read_pair(case, step, window_hu)
+    except ValueError as error:
+        return str(error)
+    header = pair.header
+    about = {
+        "slices": len(pair.image),
+        "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
+        "height": pair.image.shape[1],
+        "width": pair.image.shape[2],
+        "mm": nifti.spacing_mm(header),
+        "image": str(case.image.absolute()),
+        "mask": str(case.mask.absolute()),
+        "lungs": str(case.lungs.absolute()) if case.lungs else "",
+        "made_from": fingerprint(case.image, case.mask, case.lungs, window_hu, step),
+    }
+    arrays = {"images": pair.image, "masks": pair.mask}
+    arrays |= {} if pair.lungs is None else {"lungs": pair.lungs}
+    arrays |= {"header": np.frombuffer(header.binaryblock, np.uint8)}
+    arrays |= {"about": np.array(json.dumps(about))}
+    with files.atomic(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    return ""
+
+
+def read_about(path: Path) -> dict:
+    """Return what a file of a case stores about it, and a checksum of its pixels."""
+    with files.open_npz(path) as sliced, zipfile.ZipFile(path) as archive:
+        members = {member.filename: member.CRC for member in archive.infolist()}
+        names = [name for name in members if name in ("images.npy", "masks.npy", "lungs.npy")]
+        checksum = "-".join(f"{members[name]:08x}" for name in names)
+        return {"pixels": checksum} | json.loads(str(sliced["about"]))
+
+
+def is_current(path: Path, case: Case, window_hu: tuple[float, float], step: int) -> bool:
+    """Return whether a file holds a case as it would be sliced now."""
+    if not (path.exists() and case.image.exists() and case.mask.exists()):
+        return False
+    try:
+        before = read_about(path)["made_from"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return False
+    return before == fingerprint(case.image, case.mask, case.lungs, window_hu, step)
+
+
+def fingerprint(
+    image: Path, mask: Path, lungs: Path | None, window_hu: tuple[float, float], step: int
+) -> str:
+    """Return a short text that changes if the files (size, time of change) or settings change."""
+    paths = [path for path in (image, mask, lungs) if path and path.exists()]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    text = json.dumps([stats, list(window_hu), step])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""06: what a model is worth."""

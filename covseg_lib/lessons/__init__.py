@@ -1,0 +1,1 @@
+"""Notebook 00, and the small examples of the others."""

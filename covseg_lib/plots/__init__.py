@@ -1,0 +1,1 @@
+"""Every figure. Functions return a Figure and never show it."""

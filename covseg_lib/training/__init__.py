@@ -1,0 +1,1 @@
+"""03, 04 and 05: arrays become a model."""

@@ -1,0 +1,210 @@
+"""Keras callbacks of a training: what is written and printed after each epoch.
+
+Keras' own BackupAndRestore and CSVLogger write their files in place, one after the other. A process
+that is killed in between leaves files that do not belong together. `Backup` and `History` do the
+same work with files that are always complete.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from covseg_lib import files
+
+
+class History(keras.callbacks.Callback):
+    """Write metrics and seconds of each epoch to history.csv, and stop if the loss is NaN.
+
+    Parameters
+    ----------
+    path : Path
+    rows : list of dict
+        The epochs before this training, if it is resumed. New rows are added to this list.
+    advice : str
+        Ends the error message for a NaN loss.
+    """
+
+    def __init__(self, path: Path, rows: list[dict], advice: str = ""):
+        super().__init__()
+        self.path, self.rows, self.advice = path, rows, advice
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Add a row to the file; FloatingPointError for a NaN loss, before anything is written."""
+        seconds = time.perf_counter() - self.start
+        values = {name: float(value) for name, value in logs.items()}
+        if not np.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss is {values['loss']} in epoch {epoch + 1}: the training has failed; "
+                f"backup and best weights are those of the epochs before. {self.advice}"
+            )
+        study = self.path.parents[2]
+        if not study.is_dir():
+            raise FileNotFoundError(
+                f"{study} disappeared during epoch {epoch + 1}: if it is on Drive, mount Drive "
+                "again; then run this again, it continues from the last backup"
+            )
+        self.rows.append({"epoch": epoch + 1} | values | {"seconds": seconds})
+        files.write_csv(self.path, pd.DataFrame(self.rows))
+
+
+class BestWeights(keras.callbacks.ModelCheckpoint):
+    """Keras' ModelCheckpoint for the weights of the best epoch, written atomically.
+
+    Parameters
+    ----------
+    path : Path ending in .weights.h5
+    monitor : str
+        The metric whose highest value is the best, as "val_dice".
+    best : float, optional
+        The best value of the epochs before, if the training is resumed.
+    """
+
+    def __init__(self, path: Path, monitor: str, best: float | None = None):
+        self.path = path
+        super().__init__(
+            str(path.with_name(f".part-{path.name}")),
+            monitor=monitor,
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=best,
+        )
+
+    def set_model(self, model):
+        """Save the weights of the layers, without those of the optimizer."""
+        super().set_model(keras.Model(model.inputs, model.outputs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Save the weights if they are the best, and rename the finished file."""
+        super().on_epoch_end(epoch, logs)
+        if Path(self.filepath).exists():
+            files.rename_into_place(self.filepath, self.path)
+
+
+class Backup(keras.callbacks.Callback):
+    """Save everything that a resumed training needs, and restore it, as Keras' BackupAndRestore.
+
+    One file holds the weights, the optimizer's state, the history and the best weights. There are
+    two files, a.npz and b.npz, and the older one is overwritten in place. (Replaced files would
+    fill the bin of Google Drive.) Their checksums show whether a file is complete.
+
+    Parameters
+    ----------
+    folder : Path
+    rows : list of dict
+        The history, which `History` extends.
+    best_weights : Path
+        The file of the best weights.
+    every : int
+        Epochs between two backups. The last epoch is always saved.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict], best_weights: Path, every: int = 1):
+        super().__init__()
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"backup_every is {every!r}: expected a positive integer")
+        self.paths = [folder / "a.npz", folder / "b.npz"]
+        self.rows, self.best_weights, self.every = rows, best_weights, every
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def load(self, log: Callable[[str], None]) -> bool:
+        """Read the newest complete file: restore its history and best weights; False if none.
+
+        The model's weights are restored when `fit` starts. `log` is told of damaged files. Raises
+        ValueError if all files are damaged.
+        """
+        found, damaged = {}, []
+        for path in self.paths:
+            if path.exists():
+                try:
+                    with files.open_npz(path) as arrays:
+                        found[path] = {name: arrays[name] for name in arrays.files}
+                        found[path]["best_weights"]
+                except Exception as error:  # many kinds, from zip and from NumPy
+                    damaged.append(f"{path} is damaged ({error})")
+        if damaged and not found:
+            raise ValueError(
+                f"{'; '.join(damaged)}: the training cannot be resumed. The best weights are "
+                f"in {self.best_weights.parent}: set RUN to another name to keep them, or "
+                "RESUME = False to train again"
+            )
+        if not found:
+            return False
+        newest = max(found, key=lambda path: len(_history(found[path])))
+        self.arrays, self.rows[:] = found[newest], _history(found[newest])
+        for line in damaged:
+            log(f"{line}: continuing from {newest.name}, after epoch {len(self.rows)}")
+        self.paths.sort(key=lambda path: path == newest)
+        files.write_bytes(self.best_weights, self.arrays["best_weights"].tobytes())
+        return True
+
+    def on_train_begin(self, logs=None):
+        """Restore the model and its optimizer."""
+        if self.arrays:
+            self.model.set_weights(_list(self.arrays, "weights"))
+            saved = _list(self.arrays, "optimizer") + _list(self.arrays, "scale")
+            variables = [*_adam(self.model).variables, *_loss_scale(self.model)]
+            for variable, value in zip(variables, saved, strict=False):  # not all have a loss scale
+                variable.assign(value)
+        self.arrays, self.saved = {}, len(self.rows)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Save, if a backup is due."""
+        if (epoch + 1) % self.every == 0:
+            self._save()
+
+    def on_train_end(self, logs=None):
+        """Save the last epoch."""
+        if len(self.rows) > self.saved:
+            self._save()
+
+    def _save(self):
+        optimizer = [keras.ops.convert_to_numpy(v) for v in _adam(self.model).variables]
+        scale = [keras.ops.convert_to_numpy(v) for v in _loss_scale(self.model)]
+        lists = {"weights": self.model.get_weights(), "optimizer": optimizer, "scale": scale}
+        arrays = {f"{kind}_{n}": a for kind, values in lists.items() for n, a in enumerate(values)}
+        arrays["best_weights"] = np.frombuffer(self.best_weights.read_bytes(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, history=json.dumps(self.rows), **arrays)
+        files.overwrite(self.paths[0], buffer.getbuffer())
+        self.paths.reverse()
+        self.saved = len(self.rows)
+
+
+def _history(arrays):
+    return json.loads(str(arrays["history"]))
+
+
+def _list(arrays, kind):
+    count = sum(name.startswith(f"{kind}_") and name[-1].isdigit() for name in arrays)
+    return [arrays[f"{kind}_{n}"] for n in range(count)]
+
+
+def _adam(model):
+    """Return the built optimizer; with float16, the one inside LossScaleOptimizer."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def _loss_scale(model):
+    """Return the variables that scale the loss for float16, or none."""
+    optimizer = model.optimizer
+    if hasattr(optimizer, "inner_optimizer"):
+        return [optimizer.step_counter, optimizer.dynamic_scale]
+    return []
+
+
+def best_epoch(history: pd.DataFrame, metric: str) -> int:
+    """Return the number of the epoch whose weights are kept, the first of the best; from 1."""
+    return int(history["epoch"][history[f"val_{metric}"].argmax()])

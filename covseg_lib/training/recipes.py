@@ -1,0 +1,168 @@
+"""The recipe of a run: everything that decides its result."""
+
+import re
+from dataclasses import asdict, dataclass
+
+from covseg_lib import files
+from covseg_lib.data import splits
+from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS, Study
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result of a run; stored in recipe.json beside the weights.
+
+    The report names Adam and the epochs. Batch size, learning rate and initialiser are ours, from
+    trials on its 661 slices (128 px, 32 filters, slice split, mixed_bfloat16; Dice on validation
+    slices after some epochs):
+
+    - He kernels, prior 1 %, batch 8, 1e-4, no clipping: BCE trains (0.70 after 5). Soft Dice with
+      a smoothing of 1 collapses to the empty mask in epoch 3 (seed 0); with 1e-7 seeds 0, 1, 2
+      train, and seed 3 collapses in epoch 2.
+    - The same with 3e-4: both train (0.76 and 0.67 after 5); with batch 16: both train (0.73 and
+      0.72 after 5). Seed 0 only.
+    - Gradient clipped to 0.1, 1e-4: seed 3 trains (0.54 after 3); clipped to 1.0, hardly (0.20).
+    - Gradient clipped to 0.1, 2e-4, batch 8 (chosen): all train. After 4 epochs seeds 0 to 4 have
+      0.65, 0.54, 0.73, 0.81, 0.77 with BCE and 0.75, 0.60, 0.50, 0.76, 0.74 with soft Dice.
+    """
+
+    run: str  # name of the run's folder
+    model: str  # the runs of a model differ only in the fold, and are scored together
+    objective: str
+    split: str  # "slice" (the report's) or "patient", see `splits`
+    fold: int  # of a patient split: the fold that is tested on
+    epochs: int
+    preprocessing: dict  # how processed_data was made: preprocessing.json
+    base_filters: int
+    depth: int
+    batch_size: int
+    learning_rate: float
+    precision: str  # see `devices.dtype_policy`; timing.json has the policy that was used
+    seed: int
+    clipnorm: float = 0.1  # the gradient of all weights together is clipped to this length
+    lesion_prior: float = 0.01
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w[\w.-]*", self.run):
+            raise ValueError(
+                f"run {self.run!r} is not a folder name: expected letters, digits, _ . and -"
+            )
+        splits.check_fold(self.split, self.fold, self.preprocessing.get("patient_folds", 1))
+        for name in ("epochs", "base_filters", "depth", "batch_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}: expected a positive integer")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}: expected an integer, 0 or higher")
+        if not isinstance(self.learning_rate, (int, float)) or not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a number above 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}"
+            )
+
+
+def make_recipe(
+    study: Study,
+    objective: str,
+    run: str = "",
+    epochs: int | None = None,
+    fold: int = 0,
+    **overrides,
+) -> Recipe:
+    """Return the recipe of a run: the study's settings, with overrides that are not None.
+
+    Parameters
+    ----------
+    study : Study
+        With processed_data in it.
+    objective : "accuracy", "iou" or "dice"
+    run : str
+        The name of the model. Default: the objective, with the split if it is not the study's. The
+        run's folder is named after the model, with the fold except for the first: dice, dice_fold1.
+    epochs : int, optional
+    fold : int
+    overrides
+        Other settings: split, base_filters, depth, batch_size, learning_rate, precision, seed.
+
+    Raises
+    ------
+    ValueError
+        An unknown objective or setting, or an impossible value.
+    """
+    if objective not in OBJECTIVE_NAMES:
+        raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVE_NAMES)}")
+    settings = study.settings(**overrides)
+    names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
+    default_split = settings["split"] == study.settings()["split"]
+    model = str(run) or (objective if default_split else f"{objective}_{settings['split']}")
+    ending = f"_fold{fold}" if fold else ""
+    model = model.removesuffix(ending)  # "dice_fold1" with fold 1 is a fold of the model dice
+    return Recipe(
+        run=model + ending,
+        model=model,
+        objective=objective,
+        fold=fold,
+        epochs=settings["epochs"][objective] if epochs is None else epochs,
+        preprocessing=files.read_json(study.need("preprocessing")),
+        **{name: settings[name] for name in names},
+    )
+
+
+def recipe_from_dict(fields: dict) -> Recipe:
+    """Return the recipe with the fields of a recipe.json; ValueError if they are not a recipe.
+
+    Version 0.1 did not store the name of the model: it is the run's name without the fold.
+    """
+    try:
+        ending = f"_fold{fields['fold']}" if fields["fold"] else ""
+        return Recipe(**{"model": fields["run"].removesuffix(ending)} | fields)
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"recipe.json is not a recipe ({error}): copy the run again, or train it again"
+        ) from error
+
+
+def changed_fields(stored: Recipe, recipe: Recipe) -> str:
+    """Return which fields differ in a stored recipe and another one, without epochs; "" if none."""
+    before, now = (_flat(asdict(one) | {"epochs": None}) for one in (stored, recipe))
+    names = sorted(before.keys() | now.keys())
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
+
+
+def _flat(fields):
+    """Return {"a.b": value} for {"a": {"b": value}}."""
+    flat = {}
+    for name, value in fields.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): item for key, item in inner}
+    return flat
+
+
+def is_finished(recipe: Recipe, study: Study) -> bool:
+    """Return whether a run of this recipe has finished.
+
+    A run that a callback stopped early has finished too. Raises ValueError if the folder holds a
+    run of another recipe, or one that cannot be continued to the recipe's epochs.
+    """
+    names = ("recipe", "history", "timing", "backup")
+    paths = {name: study.path(name, run=recipe.run) for name in names}
+    if not paths["recipe"].exists():
+        return False
+    stored = recipe_from_dict(files.read_json(paths["recipe"]))
+    done = len(files.read_csv(paths["history"])) if paths["history"].exists() else 0
+    ended = paths["timing"].exists()
+    changed = changed_fields(stored, recipe)
+    if not changed and done > recipe.epochs:
+        changed = f"epochs {done}, now {recipe.epochs}"
+    to_continue = ended and done < recipe.epochs != stored.epochs
+    if not changed and to_continue and not any(paths["backup"].glob("*.npz")):
+        changed = f"epochs {done}, now {recipe.epochs}, and no {paths['backup']} to resume from"
+    if changed:
+        raise ValueError(
+            f"run {recipe.run} in {paths['recipe'].parent} was trained with another recipe: "
+            f'{changed}. Train this one beside it (RUN = "{recipe.run}_2"), or discard the old run '
+            "(RESUME = False; for a sweep, remove the folder)"
+        )
+    return ended and recipe.epochs in (done, stored.epochs)

@@ -1,0 +1,249 @@
+"""Training runs: a recipe becomes weights, history and timing in models/<run>/."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from covseg_lib import colab, files
+from covseg_lib.study import LAYOUT, Study
+from covseg_lib.training import batches, devices, recipes
+from covseg_lib.training.batches import Batches
+from covseg_lib.training.callbacks import Backup, BestWeights, History
+from covseg_lib.training.objectives import OBJECTIVES, PositiveRate
+from covseg_lib.training.progress import ProgressLog
+from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.unet import build_unet
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its recipe, the model with its best weights, the history and the timing."""
+
+    recipe: Recipe
+    model: keras.Model
+    history: pd.DataFrame
+    timing: dict
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `fit` needs to train a run.
+
+    batches, validation : Keras datasets of (B, size, size, 1) slices and masks
+    epoch : int, the epochs that are done already: `initial_epoch`
+    callbacks : Keras callbacks that keep history, best weights and backups, and print the log
+    """
+
+    batches: Batches
+    validation: Batches
+    epoch: int
+    callbacks: list[keras.callbacks.Callback]
+
+
+@contextlib.contextmanager
+def open_training(
+    recipe: Recipe,
+    study: Study,
+    resume: bool = True,
+    backup_every: int = 1,
+    log: Callable[[str], None] = print,
+) -> Iterator[Training]:
+    """Prepare the training of a run, and hold its lock.
+
+    Call `fit` on the model in the block. An interrupted run continues from its last backup with the
+    same weights, on a CPU bit for bit. A finished run has nothing left to train, unless the recipe
+    has more epochs now.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    study : Study
+        With processed_data in it.
+    resume : bool
+        False discards the run's folder and trains again.
+    backup_every : int
+        Epochs between two backups: an interruption costs at most these.
+    log : function of str
+        Gets one line an epoch.
+
+    Yields
+    ------
+    Training
+
+    Raises
+    ------
+    ValueError
+        The folder holds a run of another recipe, or all its backups are damaged, or no training
+        slice has a lesion.
+
+    Notes
+    -----
+    `fit` raises FloatingPointError for a NaN loss, and OSError if the study cannot be written.
+    """
+    lock = study.path("models") / f".{recipe.run}.lock"
+    with (
+        files.locked(lock, f"training the run {recipe.run} of {study.root}"),
+        devices.all_devices() as shares,
+    ):
+        paths = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "timing")}
+        paths |= {name: study.path(name, run=recipe.run) for name in ("weights", "backup")}
+        if not resume:
+            shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
+        rows: list[dict] = []
+        backup = Backup(paths["backup"], rows, paths["weights"], backup_every)
+        if recipes.is_finished(recipe, study):
+            done = len(files.read_csv(paths["history"]))
+            log(f"run {recipe.run} has finished after {done} epochs: loaded, not trained again")
+            epoch, callbacks = recipe.epochs, []
+        else:
+            batches.check_lesions(study, recipe, log)
+            if backup.load(log):
+                log(f"resuming run {recipe.run} after epoch {len(rows)} of {recipe.epochs}")
+            _start(recipe, paths, rows)
+            epoch, callbacks = len(rows), _callbacks(recipe, paths, rows, backup, log)
+        train_batches, validation = batches.make_batches(study, recipe, epoch, shares)
+        yield Training(train_batches, validation, epoch, callbacks)
+
+
+def _start(recipe, paths, rows):
+    """Write the recipe, and the history of a resumed run."""
+    files.remove_temporary_files(paths["recipe"].parent)
+    paths["timing"].unlink(missing_ok=True)
+    files.write_json(paths["recipe"], asdict(recipe))
+    if rows:
+        files.write_csv(paths["history"], pd.DataFrame(rows))
+
+
+def _callbacks(recipe, paths, rows, backup, log):
+    """Return the callbacks of a run; their order matters: a backup holds what the others wrote."""
+    metric = recipe.objective
+    other_run = "with another RUN, or with RESUME = False"
+    on_nan = (
+        f"Try a smaller LEARNING_RATE (now {recipe.learning_rate:g}), or PRECISION = "
+        f'"float32" (now {recipe.precision}), {other_run}'
+    )
+    on_collapse = (
+        f"Try another SEED (now {recipe.seed}), half or twice the LEARNING_RATE (now "
+        f"{recipe.learning_rate:g}) or a larger BATCH_SIZE (now {recipe.batch_size}), {other_run}"
+    )
+    best = max((row[f"val_{metric}"] for row in rows), default=None)
+    return [
+        History(paths["history"], rows, on_nan),
+        BestWeights(paths["weights"], f"val_{metric}", best),
+        backup,
+        ProgressLog(rows, metric, recipe.epochs, log, on_collapse),
+        keras.callbacks.LambdaCallback(on_train_end=lambda logs: _finish(recipe, paths, rows)),
+    ]
+
+
+def _finish(recipe, paths, rows):
+    """Write timing.json, which marks a finished run."""
+    seconds = [row["seconds"] for row in rows]
+    timing = {
+        "first_epoch_s": round(seconds[0], 2),
+        "other_epochs_s": round(float(np.median(seconds[1:] or seconds)), 2),
+        "total_s": round(sum(seconds), 2),
+        "device": colab.device(),
+        "devices": len(devices.list_devices()),
+        "precision": devices.dtype_policy(recipe.precision),
+        "backend": f"{keras.backend.backend()}, Keras {keras.__version__}",
+    }
+    files.write_json(paths["timing"], timing)
+
+
+def train(
+    recipe: Recipe,
+    study: Study,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    resume: bool = True,
+    backup_every: int = 1,
+    log: Callable[[str], None] = print,
+) -> Run:
+    """Build, compile and fit the model of a recipe, as notebooks 03 to 05 do in their cells.
+
+    Parameters and errors as for `open_training`; `callbacks` are more Keras callbacks.
+
+    Returns
+    -------
+    Run, with the weights of the best epoch: the first with the highest validation metric
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    with devices.all_devices():
+        model = compile_model(recipe)
+    with open_training(recipe, study, resume, backup_every, log) as training:
+        model.fit(
+            training.batches,
+            validation_data=training.validation,
+            initial_epoch=training.epoch,
+            epochs=recipe.epochs,
+            callbacks=[*training.callbacks, *callbacks],
+            shuffle=False,  # the batches are shuffled by seed and epoch
+            verbose=0,
+        )
+    return load_run(study, recipe.run)
+
+
+def build_model(recipe: Recipe) -> keras.Model:
+    """Return the untrained U-Net of a recipe, in the precision for this machine."""
+    policy = devices.dtype_policy(recipe.precision)
+    size = recipe.preprocessing["size"]
+    return build_unet(size, recipe.base_filters, recipe.depth, recipe.lesion_prior, policy)
+
+
+def compile_model(recipe: Recipe) -> keras.Model:
+    """Return the untrained U-Net of a recipe, compiled with its objective and Adam."""
+    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
+    policy = devices.dtype_policy(recipe.precision)
+    model.compile(
+        optimizer=devices.make_adam(recipe.learning_rate, recipe.clipnorm, policy),
+        loss=objective.loss,
+        metrics=[objective.metric(), PositiveRate()],
+    )
+    return model
+
+
+def load_run(study: Study, name: str) -> Run:
+    """Return a finished run of a study with its best weights; errors as for `read_run`."""
+    return read_run(study.path("recipe", run=name).parent)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the finished run in a folder with its best weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no finished run; the message names the notebooks that train.
+    ValueError
+        Files are damaged or do not belong together.
+    """
+    names = ("recipe", "history", "weights", "timing")
+    paths = {part: Path(folder) / Path(LAYOUT[part][0]).name for part in names}
+    missing = [path.name for path in paths.values() if not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"no finished run in {folder} (no {', '.join(missing)}): expected the folder of a run, "
+            "as study/models/dice; run notebook 03, 04 or 05 first, or again if it was interrupted"
+        )
+    try:
+        recipe = recipes.recipe_from_dict(files.read_json(paths["recipe"]))
+        needed = {"window_hu", "step", "size", "mean", "std"}
+        lacks = sorted(needed - recipe.preprocessing.keys())
+        if lacks:
+            raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
+        model = build_model(recipe)
+        model.load_weights(paths["weights"])
+        history = files.read_csv(paths["history"])
+    except (TypeError, ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
+            "folder again, or train it again"
+        ) from error
+    return Run(recipe, model, history, files.read_json(paths["timing"]))
