@@ -263,7 +263,7 @@ def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_continues(tiny_study):
     children = psutil.Process(process.pid).children(recursive=True)
     kernels = [child for child in children if _is_kernel(child)]
     process.send_signal(signal.SIGINT)
-    assert process.wait(60)
+    assert process.wait(180)
     assert kernels
     assert not any(
         kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels
