@@ -33,6 +33,14 @@ def answers(notebook):
     return re.findall(r"```python\n(.*?)```", notebook.cells[-1].source, re.DOTALL)
 
 
+def find_cases(folder):
+    """Return the cases of a data set in which every file has its pair; ValueError otherwise."""
+    found, left_over = cases.pair_files(folder)
+    if left_over:
+        raise ValueError("; ".join(left_over.values()))
+    return found
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """A folder with what many tests begin with, made once; tests get copies of its parts."""
@@ -48,7 +56,7 @@ def made_once(tmp_path_factory):
     options = {"source": "folder", "dataset": str(folder / "dataset"), "step": 1, "size": 16}
     options |= {"epochs": {"accuracy": 2, "iou": 2, "dice": 2}, "base_filters": 2, "batch_size": 8}
     study.create("demo", **options)
-    slicing.slice_cases(cases.find_cases(folder / "dataset"), study, step=1)
+    slicing.slice_cases(find_cases(folder / "dataset"), study, step=1)
     preprocessing.preprocess(study, 16)
     return folder
 

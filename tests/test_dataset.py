@@ -1,4 +1,5 @@
 import pytest
+from conftest import find_cases
 
 from covseg_lib.data import cases
 
@@ -13,7 +14,7 @@ def test_image_mask_and_lungs_meet_by_name(tmp_path):
     _touch(tmp_path / "CT_scans", "b.nii.gz", "a.nii")
     _touch(tmp_path / "Mask_scans", "a.nii.gz", "b.nii.gz")
     _touch(tmp_path / "Lung_Mask", "a.nii.gz")
-    first, second = cases.find_cases(tmp_path)
+    first, second = find_cases(tmp_path)
     assert (first.name, first.image.name, first.mask.name) == ("a", "a.nii", "a.nii.gz")
     assert first.lungs.name == "a.nii.gz"
     assert second.lungs is None
@@ -23,30 +24,30 @@ def test_an_image_without_mask_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "b.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii")
     with pytest.raises(ValueError, match="no mask for image b"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
 
 
 def test_a_mask_without_image_is_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii")
     _touch(tmp_path / "Infection_Mask", "a.nii", "b.nii")
     with pytest.raises(ValueError, match="no image for mask b"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
 
 
 def test_two_files_of_one_case_are_an_error(tmp_path):
     _touch(tmp_path / "CT_scans", "a.nii", "a.nii.gz")
     _touch(tmp_path / "Infection_Mask", "a.nii")
     with pytest.raises(ValueError, match=r"two files in CT_scans: a\.nii and a\.nii\.gz"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
 
 
 def test_no_folder_and_an_empty_folder_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected one of CT_scans"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
     _touch(tmp_path / "CT_scans")
     _touch(tmp_path / "masks", "a.nii")
     with pytest.raises(FileNotFoundError, match="put the data set's files there"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
 
 
 KAGGLE = ("coronacases_org_001.nii", "radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm.nii")
@@ -71,7 +72,7 @@ def test_layouts_of_their_owners_are_paired(tmp_path, layout):
     images, masks, names = LAYOUTS[layout]
     _touch(tmp_path / images, *names)
     _touch(tmp_path / masks, *names)
-    found = cases.find_cases(tmp_path)
+    found = find_cases(tmp_path)
     assert [case.image.name for case in found] == names
     assert [case.mask.parent.name for case in found] == [masks] * 2
 
@@ -83,7 +84,7 @@ def test_kaggles_names_are_zenodos_cases(tmp_path):
     _touch(
         tmp_path / "lung_and_infection_mask", "coronacases_001.nii", "radiopaedia_29_86490_1.nii"
     )
-    found = cases.find_cases(tmp_path)
+    found = find_cases(tmp_path)
     assert [case.name for case in found] == ["coronacases_001", "radiopaedia_30_86490_1"]
     assert all(case.lungs.parent.name == "lung_mask" for case in found)
 
@@ -111,15 +112,15 @@ def test_patients_csv_overrides_the_names(tmp_path):
     for folder in ("CT_scans", "Infection_Mask"):
         _touch(tmp_path / folder, "a.nii.gz", "b.nii.gz", "c_1_2.nii.gz")
     (tmp_path / "patients.csv").write_text("case,patient\na,007\nb.nii.gz,007\n")
-    assert [case.patient for case in cases.find_cases(tmp_path)] == ["007", "007", "c_1_2"]
+    assert [case.patient for case in find_cases(tmp_path)] == ["007", "007", "c_1_2"]
     (tmp_path / "patients.csv").write_text("case,patient\na,\nb,NA\n")
-    assert [case.patient for case in cases.find_cases(tmp_path)] == ["a", "NA", "c_1_2"]
+    assert [case.patient for case in find_cases(tmp_path)] == ["a", "NA", "c_1_2"]
     (tmp_path / "patients.csv").write_text("")
     with pytest.raises(ValueError, match=r"patients\.csv cannot be read as a table"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
     (tmp_path / "patients.csv").write_text("name,patient\na,007\n")
     with pytest.raises(ValueError, match="expected case and patient"):
-        cases.find_cases(tmp_path)
+        find_cases(tmp_path)
 
 
 def test_the_table_says_what_is_left_over_and_why(tmp_path):
@@ -134,7 +135,7 @@ def test_hidden_files_and_folders_are_not_the_owners(tmp_path):
     for folder in ("scans", "my_masks"):
         _touch(tmp_path / folder, "a.nii.gz", "._a.nii.gz")
     (tmp_path / ".ipynb_checkpoints").mkdir()
-    assert [case.name for case in cases.find_cases(tmp_path)] == ["a"]
+    assert [case.name for case in find_cases(tmp_path)] == ["a"]
 
 
 def test_names_that_end_in_two_numbers_are_patients_of_their_own(tmp_path):
@@ -152,7 +153,7 @@ def test_names_that_end_in_two_numbers_are_patients_of_their_own(tmp_path):
     known = ["phantom_01_1", "phantom_01_2", "radiopaedia_10_85902_1", "radiopaedia_10_85902_3"]
     for folder in ("CT_scans", "Infection_Mask"):
         _touch(tmp_path / folder, *(f"{name}.nii.gz" for name in names + known))
-    found = cases.find_cases(tmp_path)
+    found = find_cases(tmp_path)
     assert {case.name for case in found if case.patient == case.name} == set(names)
     assert {case.patient for case in found} - set(names) == {"phantom_01", "radiopaedia_10_85902"}
     hint = cases.same_patient_hint(found)
@@ -162,5 +163,5 @@ def test_names_that_end_in_two_numbers_are_patients_of_their_own(tmp_path):
     (tmp_path / "patients.csv").write_text(
         "case,patient\n" + "".join(f"{name},{name[:6]}\n" for name in names)
     )
-    assert cases.same_patient_hint(cases.find_cases(tmp_path)) == ""
+    assert cases.same_patient_hint(find_cases(tmp_path)) == ""
     assert cases.same_patient_hint([case for case in found if case.name in known]) == ""

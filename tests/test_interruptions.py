@@ -13,6 +13,7 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import find_cases
 
 from covseg_lib import parallel
 from covseg_lib.data import cases, preprocessing, resizing, slicing, volumes
@@ -107,7 +108,7 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
         nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine),
         tiny_dataset / "CT_scans" / "scan_2.nii.gz",
     )
-    slicing.slice_cases(cases.find_cases(tiny_dataset), tiny_study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset), tiny_study, step=1)
     with pytest.raises(ValueError, match="run notebook 02 again"):
         preprocessing.load_slices(tiny_study, "train")
     preprocessing.preprocess(tiny_study, 16)

@@ -1,8 +1,9 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import find_cases
 
-from covseg_lib.data import cases, phantom, volumes
+from covseg_lib.data import phantom, volumes
 from covseg_lib.evaluation import baselines, metrics
 
 SHAPE = (12, 96, 96)
@@ -51,7 +52,7 @@ def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom, "SLICE_MM", 40.0)
     gone = phantom.write_dataset(tmp_path) / "CT_scans" / "phantom_02.nii.gz"
     gone.unlink()  # is drawn again
-    found = cases.find_cases(phantom.write_dataset(tmp_path))
+    found = find_cases(phantom.write_dataset(tmp_path))
     assert len(found) == 12
     assert len({case.patient for case in found}) == 11
     pairs = {case.name: volumes.read_pair(case) for case in found}

@@ -4,8 +4,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import find_cases
 
-from covseg_lib.data import cases, nifti, preprocessing, resizing, volumes
+from covseg_lib.data import nifti, preprocessing, resizing, volumes
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.training import trainer
 
@@ -36,7 +37,7 @@ def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tm
         .loc[preprocessing.subset_rows(trained_study, "test")]
         .reset_index()
     )
-    case = cases.find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
+    case = find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
     mask, header = prediction.predict_volume(run, case.image)
     of_slices = prediction.predict_slices(run, preprocessing.load_slices(trained_study, "test")[0])[
         table["case"] == case.name

@@ -4,7 +4,12 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from covseg_lib.data import splits
-from covseg_lib.data.splits import patient_folds, patient_split, slice_split, subsets_of_fold
+from covseg_lib.data.splits import patient_folds, slice_split, subsets_of_fold
+
+
+def patient_split(patients, seed=0, has_lesion=None):
+    """Return each slice's subset in the patient split that tests on fold 0."""
+    return subsets_of_fold(patient_folds(patients, seed, has_lesion))
 
 
 def test_661_slices_are_the_reports_476_119_66():

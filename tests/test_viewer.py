@@ -3,17 +3,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import write_volume
+from conftest import find_cases, write_volume
 
 from covseg_lib import colab
-from covseg_lib.data import cases
 from covseg_lib.plots import volume_plots
 from covseg_lib.study import LUNG_WINDOW_HU
 
 
 @pytest.fixture
 def case(tiny_dataset):
-    return cases.find_cases(tiny_dataset)[0]
+    return find_cases(tiny_dataset)[0]
 
 
 def _view(case, interactive=True):

@@ -42,17 +42,6 @@ class Case:
     lungs: Path | None = None
 
 
-def find_cases(folder: Path) -> list[Case]:
-    """Pair all files of a data set as `pair_files` does; return the cases, sorted by name.
-
-    Raises ValueError if an image has no mask, a mask has no image, or two files are of one case.
-    """
-    cases, left_over = pair_files(folder)
-    if left_over:
-        raise ValueError(f"in {folder}: {'; '.join(left_over.values())}")
-    return cases
-
-
 def pair_files(
     folder: Path, wanted: str | Sequence[str] = "all"
 ) -> tuple[list[Case], dict[str, str]]:

@@ -1,6 +1,7 @@
 """NIfTI files: one way to read them, one way to write masks, and their orientation."""
 
 import contextlib
+import io
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from nibabel.arrayproxy import ArrayProxy
 from covseg_lib import files
 
 ENDINGS = (".nii", ".nii.gz")
+HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 UNIT_MM = {1: 1000, 3: 0.001}  # NIfTI codes of metre and micron; 2 is mm, and no unit means mm
 UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # feet to head, front to back, right to left
 
@@ -35,29 +37,31 @@ def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
     path = Path(path)
     zipped = path.suffix == ".gz"
     with _errors_named(path), path.open("rb") as file:
-        data = igzip.decompress(file.read()) if zipped else file.read(540)
+        data = igzip.decompress(file.read()) if zipped else file.read(HEADER_BYTES)
         size = len(data) if zipped else path.stat().st_size
-    kind, header = _parse(path, data)
-    with _errors_named(path):
-        image = kind.from_bytes(data) if zipped else kind.from_filename(path)
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    if size < image.dataobj.offset + np.prod(shape, dtype=int) * dtype.itemsize:
-        raise ValueError(f"{path.name} is cut off: {shape} voxels do not fit in it; copy it again")
-    return header, image.dataobj.reshape(shape)
+    header = _checked_header(path, data)
+    voxels = ArrayProxy(io.BytesIO(data) if zipped else path, header)
+    if size < voxels.offset + np.prod(voxels.shape, dtype=int) * voxels.dtype.itemsize:
+        raise ValueError(
+            f"{path.name} is cut off: {voxels.shape} voxels do not fit in it; copy it again"
+        )
+    return header, voxels
 
 
 def read_header(path: Path) -> nib.Nifti1Header:
     """Return the header of a 3D NIfTI file, without reading its voxels; errors as `open_volume`."""
     path = Path(path)
     with _errors_named(path), igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        data = file.read(540)
-    return _parse(path, data)[1]
+        data = file.read(HEADER_BYTES)
+    return _checked_header(path, data)
 
 
-def parse_header(data: bytes) -> nib.Nifti1Header:
-    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with."""
-    kind = nib.Nifti1Header if nib.Nifti1Header.may_contain_header(data) else nib.Nifti2Header
-    return kind(data[: kind.template_dtype.itemsize])
+def parse_header(data: bytes) -> nib.Nifti1Header | None:
+    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with, or None."""
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if kind.may_contain_header(data):
+            return kind(data[: kind.template_dtype.itemsize])
+    return None
 
 
 @contextlib.contextmanager
@@ -67,47 +71,38 @@ def _errors_named(path):
         yield
     except EOFError as error:
         raise ValueError(f"{path.name} is cut off ({error}): download or copy it again") from error
-    except nib.spatialimages.HeaderDataError as error:
-        raise ValueError(
-            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
-        ) from error
     except (OSError, ValueError, isal_zlib.error) as error:
         raise ValueError(
             f"{path.name} cannot be read ({error}): download or copy it again"
         ) from error
 
 
-def _parse(path, data):
-    """Return nibabel's image class and the header that `data` starts with.
+def _checked_header(path, data):
+    """Return the header that `data` starts with; ValueError if it is not of a 3D volume.
 
-    A fourth axis of length one is dropped. Raises ValueError if it is not a 3D volume of numbers.
+    A fourth axis of length one is dropped.
     """
-    kinds = (nib.Nifti1Image, nib.Nifti2Image)
-    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(data)), None)
-    if kind is None:
+    header = parse_header(data)
+    if header is None:
         raise ValueError(
             f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
         )
-    with _errors_named(path):
-        header = kind.header_class(data[: kind.header_class.template_dtype.itemsize])
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]
-        header.set_data_shape(shape)
+        header.set_data_shape(shape[:3])
     elif len(shape) != 3 or 0 in shape:
         raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
     if dtype.kind not in "iuf":
         raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
     try:
-        affine = header.get_best_affine()
-        header.get_slope_inter()
+        affine, _ = header.get_best_affine(), header.get_slope_inter()
     except (ValueError, nib.spatialimages.HeaderDataError) as error:  # e.g. a wrong quaternion
         raise ValueError(
             f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
         ) from error
     if not abs(np.linalg.det(affine)) > 0:
         raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
-    return kind, header
+    return header
 
 
 def unit_mm(header: nib.Nifti1Header) -> float:

@@ -134,23 +134,6 @@ def subsets_of_fold(folds: Sequence[int] | np.ndarray | pd.Series, fold: int = 0
     return _named(len(folds), folds == (fold + 1) % count, folds == fold)
 
 
-def patient_split(
-    patients: Sequence[str] | np.ndarray | pd.Series,
-    seed: int = 0,
-    has_lesion: Sequence[bool] | np.ndarray | pd.Series | None = None,
-) -> np.ndarray:
-    """Split whole patients: each is in one subset only, so the scores are those of a new patient.
-
-    About a fifth of the patients is for the test and a fifth for validation: this is fold 0 of
-    `patient_folds`, with its parameters and errors.
-
-    Returns
-    -------
-    (n,) array of str, each "train", "validation" or "test"
-    """
-    return subsets_of_fold(patient_folds(patients, seed, has_lesion))
-
-
 def add_splits(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> pd.DataFrame:
     """Return a table of slices with both splits added: columns slice_split and patient_fold.
 
