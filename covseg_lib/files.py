@@ -126,9 +126,12 @@ def overwrite(path: Path, data: bytes | memoryview) -> None:
     _require_size(path, len(data))
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove the temporary files of killed programs, for a writer that holds the folder's lock."""
-    for part in Path(folder).glob(".part-*"):
+def remove_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove the temporary files of killed programs, for a writer that holds the folder's lock.
+
+    With a `name`, only those of the file with this name.
+    """
+    for part in Path(folder).glob(f".part-*{glob.escape(name)}"):
         part.unlink(missing_ok=True)
 
 

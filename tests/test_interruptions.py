@@ -34,11 +34,11 @@ def steps(folder, root, scheduler=""):
 
 
 def contents(root):
-    """Return {file: bytes} of a study, without temporary files of a killed program."""
+    """Return {file: bytes} of a study."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and not path.name.startswith(".part-")
+        if path.is_file()
     }
 
 

@@ -48,6 +48,7 @@ def _preprocess(study, size, folds, seed):
     wanted |= {"window_hu": settings["window_hu"], "step": settings["step"]}
     wanted |= {"pixels_sha256": _checksum(cases)}
     path = study.path("preprocessing")
+    files.remove_temporary_files(path.parent)
     if path.exists() and wanted.items() <= files.read_json(path).items():
         return slice_table(study)
     path.unlink(missing_ok=True)

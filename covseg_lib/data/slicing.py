@@ -68,7 +68,8 @@ def slice_cases(
 
 def _slice_cases(cases, study, window_hu, step, pool, left_over, strict):
     staging = files.staging_path(study.path("sliced_data"))
-    files.remove_temporary_files(staging)
+    for folder in (staging, study.path("sliced_data")):
+        files.remove_temporary_files(folder)
     new = {case.name: staging / f"{case.name}.npz" for case in cases}
     old = {case.name: study.path("sliced_case", case=case.name) for case in cases}
     jobs = [
