@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from conftest import after_epoch
 
-from covseg_lib.data import preprocessing
 from covseg_lib.plots import live
 from covseg_lib.training import progress, trainer
 
@@ -117,14 +116,8 @@ def displayed(monkeypatch):
     return shown
 
 
-def _live_curves(study, every):
-    history = study.path("history", run="dice")
-    images, masks = preprocessing.load_slices(study, "validation")
-    return live.LiveCurves(every, "dice", "Dice", images, masks, history)
-
-
 def test_live_curves_replace_each_other(tiny_study, tiny_recipe, displayed):
-    curves = _live_curves(tiny_study, every=2)
+    curves = live.LiveCurves(tiny_study, tiny_recipe, every=2)
     trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[curves])
     assert displayed == [
         ("displayed", [1, 2], "epoch 2: predicted (orange), true (blue)"),
@@ -136,11 +129,12 @@ def test_live_curves_of_a_resumed_training_begin_at_its_first_epoch(
     tiny_study, tiny_recipe, displayed
 ):
     trainer.train(tiny_recipe, tiny_study)
-    curves = _live_curves(tiny_study, every=3)
+    curves = live.LiveCurves(tiny_study, tiny_recipe, every=3)
     trainer.train(replace(tiny_recipe, epochs=3), tiny_study, callbacks=[curves])
     assert [epochs for _, epochs, _ in displayed] == [[1, 2, 3]]
 
 
 def test_live_curves_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
-    trainer.train(tiny_recipe, tiny_study, callbacks=[_live_curves(tiny_study, every=0)])
+    curves = live.LiveCurves(tiny_study, tiny_recipe, every=0)
+    trainer.train(tiny_recipe, tiny_study, callbacks=[curves])
     assert displayed == []

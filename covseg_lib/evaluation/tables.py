@@ -21,9 +21,10 @@ OLD_NAMES = {"(grey band)": "(intensity range)", "(usual place)": "(mean lesion 
 THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 
 
-def predicted_runs(study: Study) -> list[str]:
-    """Return the names of the runs that notebook 06 has predicted, in the order of `Study.runs`."""
-    return [run for run in study.recipes() if study.path("counts", run=run).exists()]
+def predicted_runs(study: Study) -> dict[str, dict]:
+    """Return {run: its recipe.json} of the runs with predictions, in the order of `Study.runs`."""
+    stored = study.recipes().items()
+    return {run: recipe for run, recipe in stored if study.path("counts", run=run).exists()}
 
 
 def compared_runs(study: Study) -> dict[str, dict]:
@@ -44,11 +45,8 @@ def compared_runs(study: Study) -> dict[str, dict]:
         The models of a split have no fold in common, a fold of a model was trained twice, or folds
         of a model were trained with different recipes.
     """
-    found = {
-        run: asdict(recipe_from_dict(made))
-        for run, made in study.recipes().items()
-        if study.path("counts", run=run).exists()
-    }
+    predicted = predicted_runs(study).items()
+    found = {run: asdict(recipe_from_dict(recipe)) for run, recipe in predicted}
     if not found:
         folder = study.path("predictions")
         raise FileNotFoundError(f"no predictions in {folder}: run notebook 06 first")

@@ -1,6 +1,5 @@
 """Learning curves of a training: after it, and while it runs."""
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,24 +9,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import files
+from covseg_lib.data import preprocessing
 from covseg_lib.plots import slice_plots
 from covseg_lib.plots.charts import SUBSET_COLOURS
-from covseg_lib.study import LESION_THRESHOLD
+from covseg_lib.study import LESION_THRESHOLD, Study
 from covseg_lib.training import callbacks
+from covseg_lib.training.objectives import OBJECTIVES
+from covseg_lib.training.recipes import Recipe
 
 
-def training_curves(history: pd.DataFrame, metric: str, title: str, columns: int = 2) -> Figure:
+def training_curves(history: pd.DataFrame, metric: str, columns: int = 2) -> Figure:
     """Show metric and loss over the epochs, as Figures 2.5 to 2.7, with a line at the best epoch.
 
     Parameters
     ----------
     history : DataFrame with columns epoch, loss, the metric, and both with val_
-    metric, title : str
-        Name of the metric in the history, and in the figure.
+    metric : str
+        An entry of `objectives.OBJECTIVES`.
     columns : int
         Number of axes. Two are used; more stay empty.
     """
-    best = callbacks.best_epoch(history, metric)
+    best, title = callbacks.best_epoch(history, metric), OBJECTIVES[metric].title
     figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
     axes = figure.subplots(1, columns)
     for ax, name, label in zip(axes, (metric, "loss"), (title, "loss"), strict=False):
@@ -48,29 +50,21 @@ class LiveCurves(keras.callbacks.Callback):
 
     Parameters
     ----------
+    study : Study
+    recipe : Recipe
+        Of the run that is trained. The callback `callbacks.History` must come before this one.
     every : int
         Epochs between two figures; 0 draws none.
-    objective, title : str
-        Name of the metric in the history, and in the figure.
-    images, masks : (n, size, size, 1) arrays
-        Standardised slices and their true masks. The slice with the most lesion is drawn.
-    history_path : Path
-        history.csv of the run. Another callback, `callbacks.History`, must write it first.
     """
 
-    def __init__(
-        self,
-        every: int,
-        objective: str,
-        title: str,
-        images: np.ndarray,
-        masks: np.ndarray,
-        history_path: Path,
-    ):
+    def __init__(self, study: Study, recipe: Recipe, every: int):
         super().__init__()
-        shown = np.sum(masks, axis=(1, 2, 3)).argmax()
-        self.every, self.objective, self.title = every, objective, title
-        self.image, self.mask, self.history_path = images[shown], masks[shown], history_path
+        self.every, self.objective = every, recipe.objective
+        self.history_path = study.path("history", run=recipe.run)
+        split, fold = recipe.split, recipe.fold
+        images, masks = preprocessing.load_slices(study, "validation", split=split, fold=fold)
+        most_lesion = np.sum(masks, axis=(1, 2, 3)).argmax()
+        self.image, self.mask = images[most_lesion], masks[most_lesion]
         self.display: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -80,7 +74,7 @@ class LiveCurves(keras.callbacks.Callback):
         from IPython.display import display
 
         history = files.read_csv(self.history_path)
-        figure = training_curves(history, self.objective, self.title, columns=3)
+        figure = training_curves(history, self.objective, columns=3)
         probabilities = np.asarray(self.model.predict_on_batch(self.image[None]))[0, ..., 0]
         ax = figure.axes[2]
         ax.set_axis_off()

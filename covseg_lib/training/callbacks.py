@@ -128,10 +128,14 @@ class Backup(keras.callbacks.Callback):
             if path.exists():
                 try:
                     with files.open_npz(path) as arrays:
-                        found[path] = {name: arrays[name] for name in arrays.files}
-                        found[path]["best_weights"]
+                        content = {name: arrays[name] for name in arrays.files}
                 except Exception as error:  # many kinds, from zip and from NumPy
                     damaged.append(f"{path} is damaged ({error})")
+                    continue
+                if "best_weights" in content:
+                    found[path] = content
+                else:
+                    damaged.append(f"{path} is a backup of version 0.1")
         if damaged and not found:
             raise ValueError(
                 f"{'; '.join(damaged)}: the training cannot be resumed. The best weights are "

@@ -61,5 +61,5 @@ def progress_line(rows: list[dict], metric: str, epochs: int) -> str:
 def has_just_collapsed(rows: list[dict]) -> bool:
     """Return whether exactly the last `PATIENCE` epochs predicted no lesion at all."""
     empty = [row["val_positive_rate"] == 0 for row in rows]
-    just_now = len(empty) == PATIENCE or not empty[-PATIENCE - 1 :][0]
-    return len(empty) >= PATIENCE and all(empty[-PATIENCE:]) and just_now
+    before, last = empty[:-PATIENCE], empty[-PATIENCE:]
+    return len(last) == PATIENCE and all(last) and not (before and before[-1])

@@ -91,8 +91,8 @@ def open_training(
         files.locked(lock, f"training the run {recipe.run} of {study.root}"),
         devices.all_devices() as shares,
     ):
-        paths = {name: study.path(name, run=recipe.run) for name in ("recipe", "history", "timing")}
-        paths |= {name: study.path(name, run=recipe.run) for name in ("weights", "backup")}
+        names = ("recipe", "history", "timing", "weights", "backup")
+        paths = {name: study.path(name, run=recipe.run) for name in names}
         if not resume:
             shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
         rows: list[dict] = []
