@@ -3,11 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from covseg_lib import files
+
+if TYPE_CHECKING:  # Matplotlib is slow to import
+    from matplotlib.figure import Figure
 
 LAYOUT = {  # name: (path below the study's folder, what makes it)
     "settings": ("study.json", "notebook 01"),
@@ -166,9 +169,18 @@ class Study:
             An unknown profile or setting.
         """
         settings = plan_settings(profile, **overrides)
-        files.write_json(
-            self.path("settings"), {"profile": profile, "why": why, "settings": settings}
-        )
+        path = self.path("settings")
+        with self.locked("creating"):
+            files.remove_temporary_files(path.parent, path.name)
+            files.write_json(path, {"profile": profile, "why": why, "settings": settings})
+
+    def save_figure(self, name: str, figure: "Figure") -> "Figure":
+        """Write figures/<name>.png, and return the figure, so that a notebook shows it."""
+        return files.write_figure(self.path("figure", name=name), figure)
+
+    def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write a table to the path called `name` in `LAYOUT`, and return it."""
+        return files.write_csv(self.path(name), table)
 
     def settings(self, **overrides: Any) -> dict[str, Any]:
         """Return the settings of study.json, replaced by those `overrides` that are not None."""
@@ -197,18 +209,16 @@ class Study:
         """
         runs = list(self.recipes())
         if not runs:
-            raise FileNotFoundError(
-                f"no finished run of these slices in {self.path('models')}: "
-                f"run {LAYOUT['models'][1]} first"
-            )
+            models, maker = self.path("models"), LAYOUT["models"][1]
+            message = f"no finished run of these slices in {models}: run {maker} first"
+            raise FileNotFoundError(message)
         return runs
 
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Return {run: its recipe.json} of the same runs in the same order; {} if there is none."""
         current = files.read_json(self.need("preprocessing"))
-        recipes = {
-            name: files.read_json(self.need("recipe", run=name)) for name in self._finished()
-        }
+        names = self._finished()
+        recipes = {name: files.read_json(self.need("recipe", run=name)) for name in names}
         runs = [name for name, recipe in recipes.items() if recipe["preprocessing"] == current]
         runs.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
         return {name: recipes[name] for name in runs}
