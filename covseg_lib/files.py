@@ -127,10 +127,7 @@ def overwrite(path: Path, data: bytes | memoryview) -> None:
 
 
 def remove_temporary_files(folder: Path, name: str = "") -> None:
-    """Remove the temporary files of killed programs, for a writer that holds the folder's lock.
-
-    With a `name`, only those of the file with this name.
-    """
+    """Remove temporary files of killed programs (of the file `name`), if you hold the lock."""
     for part in Path(folder).glob(f".part-*{glob.escape(name)}"):
         part.unlink(missing_ok=True)
 

@@ -11,7 +11,9 @@ from set_repository import files, repository, set_repository
 
 from covseg_lib.batch import notebooks
 
-CLONE = re.compile(r'"git", "clone", "--depth=1", "https://github\.com/([^"]+)"')
+CLONE = re.compile(
+    r'url = "https://github\.com/([^"]+)"\n.*\["git", "clone", "--depth=1", url, str\(project\)\]'
+)
 
 
 def _addresses(project):

@@ -125,7 +125,7 @@ def test_06_goes_on_in_a_study_that_was_copied_without_its_volumes(demo, tmp_pat
     cases.assign(image="/gone/" + cases["case"]).to_csv(study.path("cases"), index=False)
     shutil.rmtree(study.path("predictions"))
     (made,) = notebooks.run_notebooks(study, {}, ["06"])
-    assert "not found: the volumes of phantom_01_1" in made.read_text()
+    assert "volumes not found: phantom_01_1" in made.read_text()
     assert not study.path("predictions").joinpath("nifti").exists()
     assert study.path("cases_scores").exists()
 
