@@ -2,8 +2,8 @@
 PYTHON ?= python3
 PYTHON_LOWEST ?= python3.10
 BIN = .venv/bin
-QUICK = $(addprefix tests/test_, volumes.py slices.py dataset.py splits.py storage.py study.py \
-  resizing.py scores.py objectives.py unet.py figures.py modules.py)
+QUICK = $(addprefix tests/test_, volumes.py slicing.py cases.py splits.py files.py study.py \
+  resizing.py metrics.py objectives.py unet.py plots.py modules.py)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
