@@ -310,6 +310,29 @@ def test_float16s_loss_scale_is_in_the_backup(cut):
     assert (float(scale), int(steps)) == (4.0, 7)
 
 
+def test_the_fit_cell_run_again_with_the_same_model_gives_the_same_bits(tiny_study, recipe, wanted):
+    """As in a notebook whose kernel was interrupted, and whose cell is run again."""
+    keras.utils.set_random_seed(recipe.seed)
+    model = trainer.compile_model(recipe)
+
+    def fit(*my_callbacks):
+        with trainer.open_training(recipe, tiny_study, log=lambda line: None) as training:
+            model.fit(
+                training.batches,
+                validation_data=training.validation,
+                initial_epoch=training.epoch,
+                epochs=recipe.epochs,
+                callbacks=[*training.callbacks, *my_callbacks],
+                shuffle=False,
+                verbose=0,
+            )
+
+    with pytest.raises(Cut):
+        fit(_cut_after(2))
+    fit()
+    assert _same(_outcome(tiny_study), wanted)
+
+
 def test_early_stopping_works_also_after_a_resume(tiny_study, recipe):
     """A run that a callback stops has finished; more epochs continue it."""
     recipe = replace(recipe, epochs=20, learning_rate=1e-9)

@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import recipe_of
+from conftest import after_epoch, recipe_of
 
 from covseg_lib import files
 from covseg_lib.data import preprocessing
@@ -153,3 +153,35 @@ def test_without_a_lesion_in_validation_it_says_so(tiny_study, tiny_recipe):
     lines = []
     batches.check_lesions(tiny_study, tiny_recipe, lines.append)
     assert lines[0].startswith("WARNING: no validation slice has a lesion")
+
+
+def test_the_order_of_slices_follows_from_seed_and_epoch(tiny_study, tiny_recipe):
+    """Keras calls a dataset's `on_epoch_end` once more than there are epochs."""
+    seen = []
+    model = trainer.compile_model(tiny_recipe)
+    with trainer.open_training(tiny_recipe, tiny_study, log=lambda line: None) as training:
+
+        class Batches(type(training.batches)):
+            def __getitem__(self, number):
+                seen.append((number, self.batches[number].tolist()))
+                return super().__getitem__(number)
+
+        training.batches.__class__ = Batches
+        own = after_epoch(lambda epoch, model: seen.append("epoch"))
+        callbacks = [*training.callbacks, own]
+        model.fit(
+            training.batches,
+            epochs=2,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+            validation_data=training.validation,
+        )
+    rows = preprocessing.subset_rows(tiny_study, "train")
+    first, second = (np.random.default_rng((0, epoch)).permutation(rows) for epoch in (0, 1))
+    ends = [place for place, entry in enumerate(seen) if entry == "epoch"]
+    for order, part in ((first, seen[: ends[0]]), (second, seen[ends[0] + 1 : ends[1]])):
+        assert {number: tuple(batch) for number, batch in part} == {
+            number: tuple(order[8 * number : 8 * number + 8])
+            for number in range(-(-len(rows) // 8))
+        }

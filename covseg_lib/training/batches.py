@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class Batches(keras.utils.PyDataset):
-    """Slices and masks in batches, shuffled anew in every epoch.
+    """Slices and masks in batches, in the order of the first epoch until `shuffle` is called.
 
     The order follows from the seed and the epoch alone, so a resumed run sees the same batches as
     one that was not interrupted. (`fit(shuffle=True)` starts again after a resume.)
@@ -27,10 +27,6 @@ class Batches(keras.utils.PyDataset):
     rows : (n,) int array, the rows to use
     batch_size : int
     seed : int
-    epoch : int
-        The first epoch, from 0.
-    reshuffle : bool
-        False keeps the order of the first epoch, as for validation.
     shares : (devices, process, processes)
         Several devices share a batch: it is filled up to a multiple of their number. Of several
         processes that train together, each gets its part.
@@ -50,19 +46,17 @@ class Batches(keras.utils.PyDataset):
         rows: np.ndarray,
         batch_size: int,
         seed: int,
-        epoch: int = 0,
-        reshuffle: bool = True,
         shares: tuple[int, int, int] = (1, 0, 1),
     ):
         super().__init__(workers=2)  # with one worker, epochs wait for tf.data (docs/training.md)
         self.images, self.masks, self.rows = images, masks, rows
         self.batch_size, self.seed, self.shares = batch_size, seed, shares
-        self.epoch, self.reshuffle = epoch, reshuffle
-        self._shuffle()
+        self.shuffle(0)
 
-    def _shuffle(self):
+    def shuffle(self, epoch: int) -> None:
+        """Shuffle the slices for an epoch, counted from 0."""
         devices, process, processes = self.shares
-        rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+        rows = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
         starts = range(0, len(rows), self.batch_size)
         batches = [rows[start : start + self.batch_size] for start in starts]
         filled = [np.resize(batch, -(-len(batch) // devices) * devices) for batch in batches]
@@ -75,12 +69,6 @@ class Batches(keras.utils.PyDataset):
         _reuse_freed_memory()
         rows = self.batches[number]
         return self.images[rows], self.masks[rows]
-
-    def on_epoch_end(self):
-        """Shuffle the slices for the next epoch."""
-        if self.reshuffle:
-            self.epoch += 1
-            self._shuffle()
 
 
 def _reuse_freed_memory():
@@ -95,19 +83,31 @@ def _reuse_freed_memory():
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+class ShuffleBatches(keras.callbacks.Callback):
+    """Shuffle the training batches at the start of each epoch.
+
+    A dataset cannot do that itself: Keras also calls its `on_epoch_end` when no epoch has ended.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Shuffle, before Keras asks for the first batch."""
+        self.batches.shuffle(epoch)
+
+
 def make_batches(
-    study: Study, recipe: Recipe, epoch: int = 0, shares: tuple[int, int, int] = (1, 0, 1)
+    study: Study, recipe: Recipe, shares: tuple[int, int, int] = (1, 0, 1)
 ) -> tuple[Batches, Batches]:
-    """Return the training batches of a recipe, from an epoch on, and its validation batches."""
+    """Return the training batches and the validation batches of a recipe."""
     images, masks = preprocessing.open_arrays(study)
     split, fold = recipe.split, recipe.fold
     train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
     validation = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
-    size, seed = recipe.batch_size, recipe.seed
-    return (
-        Batches(images, masks, train, size, seed, epoch, shares=shares),
-        Batches(images, masks, validation, size, seed, reshuffle=False, shares=shares),
-    )
+    options = (recipe.batch_size, recipe.seed, shares)
+    return Batches(images, masks, train, *options), Batches(images, masks, validation, *options)
 
 
 def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from covseg_lib import colab, files
 from covseg_lib.study import LAYOUT, Study
 from covseg_lib.training import batches, devices, recipes
-from covseg_lib.training.batches import Batches
+from covseg_lib.training.batches import Batches, ShuffleBatches
 from covseg_lib.training.callbacks import Backup, BestWeights, History
 from covseg_lib.training.objectives import OBJECTIVES, PositiveRate
 from covseg_lib.training.progress import ProgressLog
@@ -95,6 +95,7 @@ def open_training(
         paths = {name: study.path(name, run=recipe.run) for name in names}
         if not resume:
             shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
+        train_batches, validation = batches.make_batches(study, recipe, shares)
         rows: list[dict] = []
         backup = Backup(paths["backup"], rows, paths["weights"], backup_every)
         if recipes.is_finished(recipe, study):
@@ -107,7 +108,7 @@ def open_training(
                 log(f"resuming run {recipe.run} after epoch {len(rows)} of {recipe.epochs}")
             _start(recipe, paths, rows)
             epoch, callbacks = len(rows), _callbacks(recipe, paths, rows, backup, log)
-        train_batches, validation = batches.make_batches(study, recipe, epoch, shares)
+            callbacks.append(ShuffleBatches(train_batches))
         yield Training(train_batches, validation, epoch, callbacks)
 
 
