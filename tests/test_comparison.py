@@ -105,7 +105,7 @@ def test_the_mean_lesion_map_has_the_threshold_with_the_highest_dice():
 
 
 def test_folds_are_scored_together_and_splits_apart(compared):
-    assert tables.predicted_runs(compared) == ["dice", "dice_fold1", "dice_slice"]
+    assert list(tables.predicted_runs(compared)) == ["dice", "dice_fold1", "dice_slice"]
     table = tables.score_table(compared)
     names = ["dice", *tables.BASELINES]
     assert sorted(table.index) == sorted(
