@@ -98,8 +98,9 @@ def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, object
     for objective in objectives:
         one, two = (trainer.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
         assert (one.timing["devices"], two.timing["devices"]) == (1, 2)
-        best_of_one, best_of_two = (run.history[f"val_{objective}"].max() for run in (one, two))
-        assert best_of_two == pytest.approx(best_of_one, abs=0.06)
+        # scores of the training slices: the few validation slices score by luck
+        best_of_one, best_of_two = (run.history[objective].max() for run in (one, two))
+        assert best_of_two == pytest.approx(best_of_one, abs=0.03)
         assert best_of_one > 0.9
 
 
@@ -123,4 +124,4 @@ def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
     first, second = (trainer.load_run(Study(root), "dice_1") for root in roots)
     assert first.timing["devices"] == 2
     assert first.history["loss"].tolist() == second.history["loss"].tolist()
-    assert first.history["val_dice"].max() > 0.9
+    assert first.history["dice"].max() > 0.9
