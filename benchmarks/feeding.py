@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from covseg_lib.data import preprocessing
 from covseg_lib.study import Study
-from covseg_lib.training import recipes, trainer
+from covseg_lib.training import models, recipes
 from covseg_lib.training.batches import Batches
 
 
@@ -80,7 +80,7 @@ def main(folder, rounds, steps):
     recipe = recipes.make_recipe(study, "dice")
     count = steps * recipe.batch_size
     images, masks = (array[:count] for array in preprocessing.load_slices(study, "train"))
-    model, clock = trainer.compile_model(recipe), StepClock()
+    model, clock = models.compile_model(recipe), StepClock()
     for number in range(rounds + 1):
         for way in (arrays, tf_data, tf_data_untuned, one_worker, two_workers):
             start = time.perf_counter()

@@ -41,8 +41,8 @@ def make_run(folder, objective="dice"):
     import pandas as pd
 
     from covseg_lib import files
-    from covseg_lib.study import REPORT_PROFILE
-    from covseg_lib.training import recipes, trainer
+    from covseg_lib.settings import REPORT_PROFILE
+    from covseg_lib.training import models, recipes
 
     about = {"size": SIZE, "step": STEP, "window_hu": REPORT_PROFILE["window_hu"]}
     about |= {"mean": 90.0, "std": 80.0}
@@ -60,7 +60,7 @@ def make_run(folder, objective="dice"):
     )
     keras.utils.set_random_seed(0)
     folder.mkdir()
-    trainer.build_model(recipe).save_weights(folder / "best.weights.h5")
+    models.build_model(recipe).save_weights(folder / "best.weights.h5")
     files.write_json(folder / "recipe.json", asdict(recipe))
     files.write_json(folder / "timing.json", {})
     files.write_csv(folder / "history.csv", pd.DataFrame({"epoch": [1]}))
@@ -68,10 +68,10 @@ def make_run(folder, objective="dice"):
 
 def ours(run, scan, folder):
     """Predict as `covseg predict` does, with a probability map."""
-    from covseg_lib.evaluation import prediction
+    from covseg_lib.evaluation import scans
 
-    job = prediction.ScanJob(scan, folder / "mask.nii.gz", folder / "map.nii.gz")
-    prediction.predict_scan(run, job)
+    job = scans.ScanJob(scan, folder / "mask.nii.gz", folder / "map.nii.gz")
+    scans.predict_scan(run, job)
 
 
 def plain(run, scan, folder, autotune=True):
@@ -110,9 +110,9 @@ WAYS = {"ours": ours, "plain": plain, "plain_untuned": plain_untuned}
 
 def run_way(way, run_folder, scan):
     """Run one way in this process; print its seconds, and those of `model.predict`, as JSON."""
-    from covseg_lib.training import trainer
+    from covseg_lib.training import models
 
-    run = trainer.read_run(run_folder)
+    run = models.read_run(run_folder)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         network = WAYS[way](run, scan, Path(folder))

@@ -17,7 +17,7 @@ import pandas as pd
 
 from covseg_lib.data import cases, nifti, resizing, volumes
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.study import LESION_THRESHOLD
+from covseg_lib.settings import LESION_THRESHOLD
 
 WAYS = [(1, None), (2, None), (1, 256), (2, 256), (2, 128), (2, 64)]  # step; size or no resizing
 

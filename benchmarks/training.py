@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib.data import preprocessing
-from covseg_lib.study import REPORT_PROFILE, Study
+from covseg_lib.settings import REPORT_PROFILE
+from covseg_lib.study import Study
 
 BATCH, WARM_UP = 8, 2
 GFLOP = 72  # a training step of one slice of 256 x 256, counted from the layers
@@ -132,7 +133,7 @@ def torch_bfloat16(images, masks):
 
 def ours(images, masks, precision="auto", xla=False):
     """Train the library's model, compiled as in the notebooks, on the library's `Batches`."""
-    from covseg_lib.training import recipes, trainer
+    from covseg_lib.training import models, recipes
     from covseg_lib.training.batches import Batches
 
     names = ("base_filters", "depth", "learning_rate", "seed")
@@ -148,7 +149,7 @@ def ours(images, masks, precision="auto", xla=False):
         precision=precision,
         **{name: REPORT_PROFILE[name] for name in names},
     )
-    model = trainer.compile_model(recipe)
+    model = models.compile_model(recipe)
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(

@@ -222,19 +222,19 @@ def predict_command(scan, folder, out, probabilities, lungs) -> None:
     --probabilities and --lungs are folders too, whose files have the names of the scans. A scan
     that fails does not stop the others.
     """
-    from covseg_lib.evaluation import prediction
+    from covseg_lib.evaluation import scans
 
     try:
-        jobs = prediction.plan_scans(scan, out, probabilities, lungs)
-        from covseg_lib.training import trainer  # after the check of the paths: it loads TensorFlow
+        jobs = scans.plan_scans(scan, out, probabilities, lungs)
+        from covseg_lib.training import models  # it loads TensorFlow, so the paths come first
 
-        run = trainer.read_run(folder)
+        run = models.read_run(folder)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     failed = []
     for job in jobs:
         try:
-            click.echo(f"{job.out}: {prediction.predict_scan(run, job)}")
+            click.echo(f"{job.out}: {scans.predict_scan(run, job)}")
         except (ValueError, OSError) as error:
             if not scan.is_dir():
                 raise click.ClickException(str(error)) from error

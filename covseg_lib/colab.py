@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from covseg_lib import files
-from covseg_lib.study import PROFILES
+from covseg_lib.settings import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
 NO_GPU = (

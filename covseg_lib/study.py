@@ -1,4 +1,4 @@
-"""A study is one folder. This module knows all paths in it, and its settings."""
+"""A study is one folder. This module knows all paths in it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from covseg_lib import files
+from covseg_lib.settings import DOWNLOADS, OBJECTIVE_NAMES, merge_settings, plan_settings
 
 if TYPE_CHECKING:  # Matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -29,11 +30,13 @@ LAYOUT = {  # name: (path below the study's folder, what makes it)
     "history": ("models/{run}/history.csv", "notebook 03, 04 or 05"),
     "timing": ("models/{run}/timing.json", "notebook 03, 04 or 05"),
     "weights": ("models/{run}/best.weights.h5", "notebook 03, 04 or 05"),
+    "postprocessing": ("models/{run}/postprocessing.json", "`prediction.choose_postprocessing`"),
     "backup": ("models/{run}/backup", "notebook 03, 04 or 05"),
     "tensorboard": ("models/{run}/tensorboard", "notebook 03, 04 or 05 with TENSORBOARD"),
     "predictions": ("predictions", "notebook 06"),
     "prediction": ("predictions/{run}.npy", "notebook 06"),
     "counts": ("predictions/{run}.csv", "notebook 06"),
+    "predicted_lungs": ("predictions/{run}_lungs.npy", "`prediction.predict_lungs`"),
     "nifti": ("predictions/nifti/{run}/{case}.nii.gz", "notebook 06"),
     "scores": ("scores/scores.csv", "notebook 06"),
     "table": ("scores/table_2_1.csv", "notebook 06"),
@@ -48,46 +51,6 @@ LAYOUT = {  # name: (path below the study's folder, what makes it)
     "sweep_log": ("notebooks/sweep.log", "the command `covseg sweep`"),
     "report": ("report.html", "the command `covseg run`"),
 }
-
-LUNG_WINDOW_HU = (-1250, 250)  # the data's authors convert HU to 0..255 with this window
-LESION_THRESHOLD = 0.5  # a pixel with at least this probability is predicted as lesion
-
-DOWNLOADS = ("zenodo", "medseg")
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
-
-# The report's own sizes, split and epochs; `recipes.Recipe` gives the reasons for the others.
-REPORT_PROFILE: dict[str, Any] = {
-    "source": "zenodo",
-    "dataset": "",
-    "cases": "report",
-    "window_hu": LUNG_WINDOW_HU,
-    "step": 2,
-    "size": 256,
-    "split": "slice",
-    "folds": 5,
-    "base_filters": 32,
-    "depth": 4,
-    "epochs": {"accuracy": 100, "iou": 100, "dice": 250},
-    "batch_size": 8,
-    "learning_rate": 2e-4,
-    "precision": "auto",
-    "seed": 0,
-}
-# Phantoms and a small network: the whole study takes a few minutes on two cores.
-DEMO_PROFILE: dict[str, Any] = REPORT_PROFILE | {
-    "source": "phantom",
-    "cases": "all",
-    "size": 64,
-    "split": "patient",
-    "base_filters": 12,
-    "depth": 2,
-    "epochs": {"accuracy": 10, "iou": 10, "dice": 10},
-    "batch_size": 4,  # more steps in an epoch
-    "learning_rate": 4e-3,  # a small network tolerates a larger one
-    "precision": "float32",  # the same on every machine
-}
-PROFILES = {"demo": DEMO_PROFILE, "report": REPORT_PROFILE}
 
 
 class Study:
@@ -185,7 +148,7 @@ class Study:
     def settings(self, **overrides: Any) -> dict[str, Any]:
         """Return the settings of study.json, replaced by those `overrides` that are not None."""
         stored = files.read_json(self.need("settings"))
-        return _merge(stored["settings"], overrides)
+        return merge_settings(stored["settings"], overrides)
 
     def listing(self, *names: str, **parts: str) -> pd.DataFrame:
         """Return a table of files and their sizes: columns file and MB.
@@ -215,11 +178,15 @@ class Study:
         return runs
 
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Return {run: its recipe.json} of the same runs in the same order; {} if there is none."""
+        """Return {run: its recipe.json} of the same runs in the same order, without lung models."""
         current = files.read_json(self.need("preprocessing"))
         names = self._finished()
         recipes = {name: files.read_json(self.need("recipe", run=name)) for name in names}
-        runs = [name for name, recipe in recipes.items() if recipe["preprocessing"] == current]
+        runs = [
+            name
+            for name, recipe in recipes.items()
+            if recipe["preprocessing"] == current and recipe.get("target") != "lungs"
+        ]
         runs.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
         return {name: recipes[name] for name in runs}
 
@@ -229,22 +196,3 @@ class Study:
 
     def _finished(self):
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]
-
-
-def plan_settings(profile: str, **overrides: Any) -> dict[str, Any]:
-    """Return the settings that `Study.create` would write, with its parameters and errors.
-
-    A relative path `dataset` starts at the working directory and becomes absolute.
-    """
-    if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    if overrides.get("dataset"):
-        overrides["dataset"] = str(Path(overrides["dataset"]).expanduser().resolve())
-    return _merge(PROFILES[profile], overrides)
-
-
-def _merge(settings, overrides):
-    unknown = sorted(set(overrides) - set(settings))
-    if unknown:
-        raise ValueError(f"no setting {', '.join(unknown)}: the settings are {', '.join(settings)}")
-    return settings | {name: value for name, value in overrides.items() if value is not None}

@@ -6,7 +6,7 @@ import pytest
 from conftest import after_epoch
 
 from covseg_lib.plots import live
-from covseg_lib.training import progress, trainer
+from covseg_lib.training import trainer
 
 
 def _history(*rates):
@@ -25,7 +25,7 @@ def _history(*rates):
 
 
 def test_a_line_has_epoch_scores_and_time_left():
-    line = progress.progress_line(_history(0.1, 0.2), "dice", 5)
+    line = trainer.progress_line(_history(0.1, 0.2), "dice", 5)
     assert line.startswith(
         "epoch   2/5  loss 0.5000  dice 0.1000  val_loss 0.5000  val_dice 0.1000"
     )
@@ -35,9 +35,9 @@ def test_a_line_has_epoch_scores_and_time_left():
 def test_the_slow_first_epoch_does_not_count_for_the_time_left():
     history = _history(0.1, 0.2)
     history[0]["seconds"] = 300.0
-    first = progress.progress_line(history[:1], "dice", 5)
+    first = trainer.progress_line(history[:1], "dice", 5)
     assert first.endswith("300.0 s, less than 20.0 min left")
-    assert progress.progress_line(history, "dice", 5).endswith("60.0 s, 3.0 min left")
+    assert trainer.progress_line(history, "dice", 5).endswith("60.0 s, 3.0 min left")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_slow_first_epoch_does_not_count_for_the_time_left():
     ],
 )
 def test_a_collapse_is_reported_once(rates, warned):
-    assert progress.has_just_collapsed(_history(*rates)) == warned
+    assert trainer.has_just_collapsed(_history(*rates)) == warned
 
 
 def test_a_model_that_collapses_is_noticed(tiny_study, tiny_recipe):

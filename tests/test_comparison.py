@@ -29,7 +29,7 @@ from covseg_lib.evaluation import (
 )
 from covseg_lib.plots import charts, slice_plots
 from covseg_lib.study import Study
-from covseg_lib.training import recipes, trainer
+from covseg_lib.training import models, recipes, trainer
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_folds_of_two_recipes_are_not_one_model(compared):
 
 
 def test_pictures_are_of_the_studys_split_or_of_the_other(compared):
-    runs = {name: trainer.load_run(compared, name) for name in compared.runs()}
+    runs = {name: models.load_run(compared, name) for name in compared.runs()}
     assert slice_plots.representative_runs(compared, runs) == ["dice"]
     assert slice_plots.representative_runs(compared, {"dice_slice": runs["dice_slice"]}) == [
         "dice_slice"
@@ -179,7 +179,7 @@ def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
 def test_pictures_and_charts_of_a_study(compared):
     assert len(slice_plots.run_overlays(compared, "dice", 2).axes) == 4
     assert len(slice_plots.best_to_worst(compared, "dice", 1).axes) == 3
-    run = trainer.load_run(compared, "dice_slice")
+    run = models.load_run(compared, "dice_slice")
     assert slice_plots.case_animation(compared, run).startswith(b"\x89PNG")
 
 
@@ -314,7 +314,7 @@ def test_the_nearest_training_slice_is_the_most_similar_one(tiny_study, monkeypa
 def test_training_costs_are_compared_with_the_report_for_the_same_metric():
     timing = {"first_epoch_s": 4.12, "other_epochs_s": 1.0, "total_s": 5.12, "device": "CPU"}
     history = pd.DataFrame({"epoch": [1, 2]})
-    run = trainer.Run(SimpleNamespace(objective="iou"), None, history, timing)
+    run = models.Run(SimpleNamespace(objective="iou"), None, history, timing)
     assert report.training_costs(run).T.to_numpy().tolist() == [
         [2, 4.1, 1, 5.1],
         [100, 97, 17, 1780],

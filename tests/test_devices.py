@@ -8,7 +8,7 @@ import pytest
 
 from covseg_lib import colab
 from covseg_lib.study import Study
-from covseg_lib.training import devices, trainer
+from covseg_lib.training import devices, models
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ else:
     cpu = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * int(count)
     tf.config.set_logical_device_configuration(cpu, parts)
-from covseg_lib.training import devices, recipes, trainer
+from covseg_lib.training import devices, models, recipes, trainer
 from covseg_lib.study import Study
 if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
     import jax, keras
@@ -96,7 +96,7 @@ def test_two_devices_give_the_scores_of_one(tiny_study, project, backend, object
         done = subprocess.run(command, cwd=project, capture_output=True, text=True)
         assert done.stdout == f"{count}\n", done.stderr
     for objective in objectives:
-        one, two = (trainer.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
+        one, two = (models.load_run(tiny_study, f"{objective}_{count}") for count in (1, 2))
         assert (one.timing["devices"], two.timing["devices"]) == (1, 2)
         # scores of the training slices: the few validation slices score by luck
         best_of_one, best_of_two = (run.history[objective].max() for run in (one, two))
@@ -121,7 +121,7 @@ def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
             subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL)
         )
     assert [machine.wait() for machine in machines] == [0, 0]
-    first, second = (trainer.load_run(Study(root), "dice_1") for root in roots)
+    first, second = (models.load_run(Study(root), "dice_1") for root in roots)
     assert first.timing["devices"] == 2
     assert first.history["loss"].tolist() == second.history["loss"].tolist()
     assert first.history["dice"].max() > 0.9

@@ -8,7 +8,7 @@ import pytest
 from conftest import answers
 
 from covseg_lib.batch import notebooks
-from covseg_lib.study import OBJECTIVE_NAMES, PROFILES
+from covseg_lib.settings import OBJECTIVE_NAMES, PROFILES
 from covseg_lib.training.objectives import OBJECTIVES
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}

@@ -56,3 +56,11 @@ def test_two_models_share_the_loss_and_one_does_not():
         == float(objectives.soft_dice_loss(TRUE, HALF))
         == pytest.approx(1 / 3)
     )
+
+
+def test_bce_and_soft_dice_are_added():
+    true = np.array([1, 0, 0, 0], "float32").reshape(1, 2, 2, 1)
+    pred = np.full((1, 2, 2, 1), 0.5, "float32")
+    dice = 2 * 0.5 / (1 + 2)
+    loss = ops.convert_to_numpy(objectives.bce_dice_loss(true, pred))
+    assert loss == pytest.approx([np.log(2) + 1 - dice], abs=1e-5)

@@ -8,11 +8,11 @@ from conftest import find_cases
 
 from covseg_lib.data import nifti, preprocessing, resizing, volumes
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.training import trainer
+from covseg_lib.training import batches, models, trainer
 
 
 def test_rows_are_the_test_rows(trained_study):
-    run = trainer.load_run(trained_study, "dice")
+    run = models.load_run(trained_study, "dice")
     probabilities = prediction.predict_study(run, trained_study)
     images, masks = preprocessing.load_slices(trained_study, "test")
     assert probabilities.shape == images.shape
@@ -24,14 +24,14 @@ def test_rows_are_the_test_rows(trained_study):
 
 
 def test_a_run_of_other_slices_is_refused(trained_study):
-    run = trainer.load_run(trained_study, "dice")
+    run = models.load_run(trained_study, "dice")
     preprocessing.preprocess(trained_study, 16, seed=1)
     with pytest.raises(ValueError, match="trained on other slices than"):
         prediction.predict_study(run, trained_study)
 
 
 def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tmp_path):
-    run = trainer.load_run(trained_study, "dice")
+    run = models.load_run(trained_study, "dice")
     table = (
         preprocessing.slice_table(trained_study)
         .loc[preprocessing.subset_rows(trained_study, "test")]
@@ -51,7 +51,7 @@ def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tm
 def test_a_step_keeps_the_same_pixels_as_in_training(tiny_study, tiny_recipe, tmp_path):
     """If columns run to the right, the first pixel of the file is the last one upright."""
     made_with = tiny_recipe.preprocessing | {"step": 2}
-    run = trainer.Run(replace(tiny_recipe, preprocessing=made_with), None, None, None)
+    run = models.Run(replace(tiny_recipe, preprocessing=made_with), None, None, None)
     image = np.random.default_rng(0).integers(-1000, 0, (32, 32, 2)).astype(np.int16)
     nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / "ras.nii")
     seen, _ = volumes.read_volume(tmp_path / "ras.nii", step=2)
@@ -89,3 +89,78 @@ def test_a_mask_keeps_its_place_through_slicing_and_back(tmp_path, axes, step):
         middle = [np.argwhere(volume).mean(axis=0) for volume in (mask, back)]
         assert np.abs(middle[0] - middle[1]).max() <= 0.5
         assert metrics.dice(mask, back) > 0.85
+
+
+def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
+    tiny_study, tiny_recipe, tiny_dataset
+):
+    masks = np.load(tiny_study.path("masks"))
+    np.save(tiny_study.path("lungs"), masks)
+    changes = {"normalisation": "volume", "neighbours": 1, "lungs": "given"}
+    recipe = replace(tiny_recipe, **changes)
+    run = models.Run(recipe, models.build_model(recipe), None, None)
+    inputs = batches.open_inputs(tiny_study, recipe)[0]
+    of_slices = prediction.predict_slices(run, inputs[:5])[..., 0]
+    case = find_cases(tiny_dataset)[0]
+    levels, _ = prediction.predict_probabilities(run, case.image, case.mask)
+    for level, probability in zip(levels, of_slices, strict=True):
+        whole = resizing.resize_to_scan(probability, (16, 20))
+        assert np.abs(level / 255 - whole).max() < 0.01
+    with pytest.raises(ValueError, match=r"run dice needs a lung mask for scan_1.nii.gz"):
+        prediction.predict_probabilities(run, case.image)
+
+
+def test_small_parts_are_dropped_in_three_dimensions():
+    """A part of 3 voxels over two slices stays, single voxels go; diagonals do not connect."""
+    mask = np.zeros((3, 4, 4), bool)
+    mask[0, 0, :2] = mask[1, 0, 0] = True
+    mask[2, 3, 3] = mask[1, 1, 1] = True
+    found = prediction.drop_small(mask, 3)
+    assert found.sum() == 3
+    assert found[0, 0, :2].all()
+    assert prediction.drop_small(mask, 1).sum() == 5
+
+
+def test_postprocessing_is_chosen_by_validation_slices(trained_study, monkeypatch):
+    """Probabilities of 0.35 in lesions, 0.25 around, and one healthy pixel of 0.9 on its own."""
+    masks = np.load(trained_study.path("masks"))
+    probabilities = np.where(masks, 0.35, 0.25).astype(np.float32)
+    probabilities[::5, 15, 15] = 0.9
+    run = models.load_run(trained_study, "dice")
+    rows = preprocessing.subset_rows(trained_study, "validation")
+    monkeypatch.setattr(prediction, "predict_slices", lambda run, inputs: probabilities[rows])
+    chosen = prediction.choose_postprocessing(run, trained_study).postprocessing
+    assert (chosen.threshold, chosen.mirror) == (0.3, False)
+    assert chosen.smallest_ml > 0
+    assert models.load_run(trained_study, "dice").postprocessing == chosen
+    found = prediction.study_masks(
+        trained_study,
+        preprocessing.slice_table(trained_study)["case"].loc[rows],
+        probabilities[rows],
+        chosen,
+    )
+    assert (found == masks[rows]).all()
+
+
+def test_mirror_averaging_predicts_both_sides(trained_study):
+    run = models.load_run(trained_study, "dice")
+    images, _ = preprocessing.load_slices(trained_study, "test")
+    mirroring = replace(run, postprocessing=models.Postprocessing(mirror=True))
+    found = prediction.predict_slices(mirroring, images)
+    sides = (
+        prediction.predict_slices(run, images),
+        prediction.predict_slices(run, images[:, :, ::-1]),
+    )
+    assert found == pytest.approx((sides[0] + sides[1][:, :, ::-1]) / 2)
+
+
+def test_lungs_are_predicted_for_all_slices_and_become_a_channel(trained_study):
+    np.save(trained_study.path("lungs"), np.load(trained_study.path("masks")))
+    recipe = models.load_run(trained_study, "dice").recipe
+    recipe = replace(recipe, run="lungs", model="lungs", target="lungs", epochs=1)
+    lung_run = trainer.train(recipe, trained_study)
+    assert trained_study.runs() == ["dice"]  # a lung model is not compared with the others
+    lungs = prediction.predict_lungs(lung_run, trained_study)
+    assert lungs.shape == (25, 16, 16, 1)
+    inputs, _ = batches.open_inputs(trained_study, replace(recipe, target="lesions", lungs="lungs"))
+    assert (inputs[:][..., 1] == lungs[..., 0]).all()

@@ -27,3 +27,22 @@ def test_resizing_is_scikit_images(before, after):
     image = np.random.default_rng(0).integers(0, 256, before).astype(np.float32)
     expected = resize(image, after, order=1, anti_aliasing=True, preserve_range=True)
     assert np.abs(resizing.resize_image(image, after) - expected).max() < 0.01
+
+
+def test_landmarks_become_minus_one_and_one():
+    """Lungs of 0 and 10 in two scans, soft tissue of 4 and 30; bone of 90 is no soft tissue."""
+    images, lungs = np.full((4, 2, 3, 1), 90, np.float32), np.zeros((4, 2, 3, 1), np.uint8)
+    lungs[:, 0] = 1
+    images[:2, 0], images[2:, 0] = 0, 10
+    images[:2, 1, :2], images[2:, 1, :2] = 4, 30
+    cases = np.array(["a", "a", "b", "b"])
+    scales = resizing.normalising_scales(images, cases, "landmarks", lungs, (3, 50))
+    assert scales == pytest.approx(np.array([[0.5, -1], [0.5, -1], [0.1, -2], [0.1, -2]]))
+    assert resizing.normalising_scales(images, cases, "dataset") is None
+
+
+@pytest.mark.parametrize(("lung", "missing"), [(0, "lungs"), (1, "soft tissue")])
+def test_a_scan_without_landmarks_is_named(lung, missing):
+    images, lungs = np.zeros((1, 2, 2, 1), np.float32), np.full((1, 2, 2, 1), lung, np.uint8)
+    with pytest.raises(ValueError, match=f"no {missing} found in leg, which the landmarks need"):
+        resizing.normalising_scales(images, np.array(["leg"]), "landmarks", lungs, (-1, 1))

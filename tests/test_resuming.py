@@ -18,7 +18,7 @@ from covseg_lib import files
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.study import Study
-from covseg_lib.training import callbacks, devices, trainer
+from covseg_lib.training import callbacks, devices, models, trainer
 
 EPOCHS = 4
 KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twenty times
@@ -27,7 +27,7 @@ TRAINED = """
 import os, signal, sys
 from pathlib import Path
 from covseg_lib import files
-from covseg_lib.training import batches, recipes, trainer
+from covseg_lib.training import batches, models, recipes, trainer
 from covseg_lib.study import Study
 root, moment, count = Path(sys.argv[1]), int(sys.argv[2]), 0
 
@@ -67,7 +67,7 @@ def _train(root, project, moment=0):
 
 def _outcome(study, name="dice"):
     """Return all that a finished run has come to, but for its times."""
-    run = trainer.load_run(study, name)
+    run = models.load_run(study, name)
     images, _ = preprocessing.load_slices(study, "test")
     history = run.history.drop(columns="seconds")
     return [history.to_numpy(), prediction.predict_slices(run, images), *run.model.get_weights()]
@@ -290,9 +290,9 @@ def test_a_finished_run_without_backup_cannot_be_continued(finished, recipe):
 def test_float16s_loss_scale_is_in_the_backup(cut):
     """Without it a resumed run would start with the initial scale again, and end elsewhere."""
     recipe = replace(_recipe(cut), precision="mixed_float16")
-    models = [trainer.compile_model(recipe) for _ in range(2)]
+    built = [models.compile_model(recipe) for _ in range(2)]
     paths = cut.path("backup", run="dice"), cut.path("weights", run="dice")
-    for number, model in enumerate(models):
+    for number, model in enumerate(built):
         rows = [{"epoch": epoch} for epoch in range(1, 7)]
         backup = callbacks.Backup(paths[0], rows, paths[1])
         backup.set_model(model)
@@ -306,14 +306,14 @@ def test_float16s_loss_scale_is_in_the_backup(cut):
         else:
             assert backup.load(print)
             backup.on_train_begin()
-    scale, steps = models[1].optimizer.dynamic_scale, models[1].optimizer.step_counter
+    scale, steps = built[1].optimizer.dynamic_scale, built[1].optimizer.step_counter
     assert (float(scale), int(steps)) == (4.0, 7)
 
 
 def test_the_fit_cell_run_again_with_the_same_model_gives_the_same_bits(tiny_study, recipe, wanted):
     """As in a notebook whose kernel was interrupted, and whose cell is run again."""
     keras.utils.set_random_seed(recipe.seed)
-    model = trainer.compile_model(recipe)
+    model = models.compile_model(recipe)
 
     def fit(*my_callbacks):
         with trainer.open_training(recipe, tiny_study, log=lambda line: None) as training:

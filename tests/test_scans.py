@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +11,9 @@ from conftest import LPS, write_volume
 
 from covseg_lib.__main__ import main
 from covseg_lib.data import nifti, volumes
-from covseg_lib.evaluation import prediction
-from covseg_lib.training import trainer
+from covseg_lib.evaluation import prediction, scans
+from covseg_lib.training import models
+from covseg_lib.training.recipes import Recipe
 
 TURNED = nib.eulerangles.euler2mat(
     0.3, -0.2, 0.1
@@ -131,7 +131,8 @@ class Bright:
 def bright():
     """A run of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
     made_with = {"size": 16, "step": 1, "window_hu": [-1250, 250], "mean": 128.0, "std": 50.0}
-    return trainer.Run(SimpleNamespace(run="bright", preprocessing=made_with), Bright(), None, {})
+    recipe = Recipe("bright", "bright", "dice", "slice", 0, 1, made_with, 2, 2, 8, 1e-3, "auto", 0)
+    return models.Run(recipe, Bright(), None, {})
 
 
 def _block(path, slices=3, affine=LPS):
@@ -156,13 +157,13 @@ def test_lesion_volume_by_hand(bright, tmp_path):
     lungs[2:6, 5:8, 1] = 1
     lungs[2:6, 5:8, 2] = 2
     lungs[6:12, 5:9, 2] = 2
-    job = prediction.ScanJob(
+    job = scans.ScanJob(
         _block(tmp_path / "scan.nii.gz"),
         tmp_path / "mask.nii.gz",
         tmp_path / "map.nii.gz",
         write_volume(tmp_path / "lungs.nii.gz", lungs),
     )
-    found = prediction.predict_scan(bright, job)
+    found = scans.predict_scan(bright, job)
     assert found.ml == pytest.approx(0.048)
     assert found.percent == pytest.approx(25)
     assert str(found) == "lesions 0.0 ml, 25.0 % of the lungs"
@@ -170,7 +171,7 @@ def test_lesion_volume_by_hand(bright, tmp_path):
     assert (
         b"lesion probability by run bright" in nib.load(job.probabilities).header["descrip"].item()
     )
-    assert prediction.predict_scan(bright, replace(job, lungs=None)).percent is None
+    assert scans.predict_scan(bright, replace(job, lungs=None)).percent is None
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     scan, out = images / "scan_1.nii.gz", tmp_path / "new" / "mask.nii.gz"
     done = _predict(scan, "--run", run_folder, "--out", out)
     assert done.exit_code == 0, done.output
-    mask, _ = prediction.predict_volume(trainer.read_run(run_folder), scan)
+    mask, _ = prediction.predict_volume(models.read_run(run_folder), scan)
     assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml\nNot a medical device." in done.output
     for number in range(1, 5):
         write_volume(lungs / f"scan_{number}.nii.gz", np.ones((20, 16, 5), np.uint8))

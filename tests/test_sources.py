@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from covseg_lib.data import phantom, sources
-from covseg_lib.study import Study, plan_settings
+from covseg_lib.settings import plan_settings
+from covseg_lib.study import Study
 
 
 def _zip(**entries):

@@ -3,7 +3,8 @@ import re
 import pytest
 
 from covseg_lib import files
-from covseg_lib.study import LAYOUT, PROFILES, Study
+from covseg_lib.settings import PROFILES
+from covseg_lib.study import LAYOUT, Study
 
 
 def test_a_missing_file_names_the_notebook_that_makes_it(tmp_path):

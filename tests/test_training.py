@@ -8,7 +8,7 @@ from conftest import after_epoch, recipe_of
 from covseg_lib import files
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.training import batches, callbacks, recipes, trainer
+from covseg_lib.training import batches, callbacks, models, recipes, trainer
 
 
 def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
@@ -36,7 +36,7 @@ def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
-    run = trainer.load_run(trained_study, "dice")
+    run = models.load_run(trained_study, "dice")
     images, masks = preprocessing.load_slices(trained_study, "validation")
     found = prediction.predict_slices(run, images) >= 0.5
     assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
@@ -44,7 +44,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
 
 def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
     """The run of the study trained with seed 0, here again; then one with seed 1."""
-    first = trainer.load_run(trained_study, "dice")
+    first = models.load_run(trained_study, "dice")
     again, other = (
         trainer.train(replace(first.recipe, seed=seed), trained_study, resume=False)
         for seed in (0, 1)
@@ -95,11 +95,62 @@ def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):
         ({"precision": "bf16"}, "no precision 'bf16': choose one of auto, float32"),
         ({"run": ".."}, r"run '\.\.' is not a folder name"),
         ({"run": "a/b"}, "run 'a/b' is not"),
+        ({"normalisation": "slice"}, "normalisation is 'slice': expected 'dataset', 'volume', 'la"),
+        ({"augmentation": "yes"}, "augmentation is 'yes': expected False, True"),
+        ({"neighbours": -1}, "neighbours is -1: expected an integer, 0 or higher"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(tiny_recipe, change, said):
     with pytest.raises(ValueError, match=said):
         replace(tiny_recipe, **change)
+
+
+def test_switches_are_fields_of_the_recipe(tiny_study):
+    recipe = recipes.make_recipe(tiny_study, "dice", norm_layer="instance", sampling=None)
+    assert (recipe.norm_layer, recipe.sampling, recipe.channels) == ("instance", "all", 1)
+    assert replace(recipe, neighbours=2, lungs="given").channels == 6
+    with pytest.raises(ValueError, match="no setting norm_layers"):
+        recipes.make_recipe(tiny_study, "dice", norm_layers="instance")
+
+
+def test_the_learning_rate_rises_and_falls_as_a_cosine(tiny_recipe):
+    recipe = replace(tiny_recipe, optimizer="adamw", learning_rate=0.1)
+    optimizer = models.make_optimizer(recipe, steps=100)
+    rates = []
+    for step in (0, 5, 10, 55, 100):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
+    assert optimizer.weight_decay == 1e-4
+    with pytest.raises(ValueError, match="steps is 0: expected the number of all steps"):
+        models.make_optimizer(recipe)
+
+
+def test_with_all_switches_a_training_resumes_with_the_same_bits(tiny_study, tiny_recipe):
+    np.save(tiny_study.path("lungs"), np.load(tiny_study.path("masks")))
+    recipe = replace(
+        tiny_recipe,
+        epochs=4,
+        normalisation="volume",
+        norm_layer="group",
+        augmentation=True,
+        loss="bce_dice",
+        optimizer="adamw",
+        sampling="balanced",
+        neighbours=1,
+        lungs="given",
+    )
+    whole = trainer.train(replace(recipe, run="whole"), tiny_study)
+
+    def stop(epoch, model):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(recipe, tiny_study, [after_epoch(stop)])
+    resumed = trainer.train(recipe, tiny_study)
+    columns = ["loss", "dice", "val_loss", "val_dice"]
+    assert (resumed.history[columns] == whole.history[columns]).all(axis=None)
 
 
 def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
@@ -110,7 +161,7 @@ def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
 
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):
     with pytest.raises(FileNotFoundError, match="run notebook 03, 04 or 05 first"):
-        trainer.load_run(tiny_study, "dice")
+        models.load_run(tiny_study, "dice")
 
 
 def test_a_run_named_after_its_fold_is_that_fold(tiny_study):
@@ -130,7 +181,7 @@ def test_a_recipe_of_version_0_1_is_read(trained_study):
     fields = files.read_json(path)
     del fields["model"]
     files.write_json(path, fields | {"run": "dice_fold1", "fold": 1})
-    assert trainer.load_run(trained_study, "dice").recipe.model == "dice"
+    assert models.load_run(trained_study, "dice").recipe.model == "dice"
     files.write_json(path, fields)
     assert recipes.is_finished(recipe_of(trained_study), trained_study)
 
@@ -158,7 +209,7 @@ def test_without_a_lesion_in_validation_it_says_so(tiny_study, tiny_recipe):
 def test_the_order_of_slices_follows_from_seed_and_epoch(tiny_study, tiny_recipe):
     """Keras calls a dataset's `on_epoch_end` once more than there are epochs."""
     seen = []
-    model = trainer.compile_model(tiny_recipe)
+    model = models.compile_model(tiny_recipe)
     with trainer.open_training(tiny_recipe, tiny_study, log=lambda line: None) as training:
 
         class Batches(type(training.batches)):

@@ -37,3 +37,23 @@ def test_weights_and_the_last_sigmoid_are_float32_in_every_precision(dtype):
     assert model.layers[1].compute_dtype == dtype.removeprefix("mixed_")
     assert model.layers[-1].compute_dtype == "float32"
     assert {weights.dtype for weights in model.weights} == {"float32"}
+
+
+@pytest.mark.parametrize(("norm_layer", "groups"), [("instance", [4, 16]), ("group", [4, 8])])
+def test_normalisation_layers_follow_each_convolution(norm_layer, groups):
+    model = build_unet(16, base_filters=4, depth=2, channels=3, norm_layer=norm_layer)
+    assert model.input_shape == (None, 16, 16, 3)
+    found = [layer for layer in model.layers if isinstance(layer, keras.layers.GroupNormalization)]
+    assert len(found) == 10
+    assert [found[0].groups, found[4].groups] == groups
+    plain = build_unet(16, base_filters=4, depth=2, channels=3)
+    added = sum(2 * layer.gamma.shape[0] for layer in found)
+    assert model.count_params() == plain.count_params() + added
+
+
+def test_an_instance_norm_forgets_brightness_and_contrast():
+    model = build_unet(16, base_filters=2, depth=2, norm_layer="instance")
+    image = np.random.default_rng(0).normal(size=(1, 16, 16, 1)).astype("float32")
+    inner = keras.Model(model.input, model.layers[2].output)
+    first, second = (keras.ops.convert_to_numpy(inner(x)) for x in (image, 3 * image))
+    assert np.abs(first - second).max() < 0.01

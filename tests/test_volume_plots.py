@@ -7,7 +7,7 @@ from conftest import find_cases, write_volume
 
 from covseg_lib import colab
 from covseg_lib.plots import volume_plots
-from covseg_lib.study import LUNG_WINDOW_HU
+from covseg_lib.settings import LUNG_WINDOW_HU
 
 
 @pytest.fixture

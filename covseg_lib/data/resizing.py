@@ -3,8 +3,11 @@
 import functools
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 from skimage.transform import resize
+
+TISSUE_HU = (-200, 200)  # soft tissue: muscle, fat and blood, but no bone and no air
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -78,3 +81,66 @@ def _back_matrix(before, after, step, flipped):
 def standardise(image: np.ndarray, mean: float, std: float) -> np.ndarray:
     """Return (image - mean) / std as float32 (report, section 2.3.1)."""
     return ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
+
+
+def normalising_scales(
+    images: np.ndarray,
+    cases: np.ndarray,
+    normalisation: str,
+    lungs: np.ndarray | None = None,
+    tissue: tuple[float, float] = (-np.inf, np.inf),
+) -> np.ndarray | None:
+    """Return factor and offset that normalise each slice; None for "dataset".
+
+    Parameters
+    ----------
+    images : (N, size, size, 1) float32 array, standardised with the data set's mean and deviation
+    cases : (N,) array, the case of each slice
+    normalisation : "dataset", "volume" or "landmarks"
+        "dataset" changes nothing: all volumes share mean and standard deviation, as in the report.
+        "volume" gives each volume a mean of 0 and a standard deviation of 1. "landmarks" maps the
+        median of a volume's lungs to -1, and the median of its soft tissue to 1.
+    lungs : (N, size, size, 1) uint8 array, for "landmarks"
+    tissue : (low, high)
+        Standardised values of soft tissue, see `TISSUE_HU`.
+
+    Returns
+    -------
+    (N, 2) float32 array, or None
+
+    Raises
+    ------
+    ValueError
+        "landmarks" without lung masks, or a volume without lungs or without soft tissue.
+    """
+    if normalisation == "dataset":
+        return None
+    cases = np.asarray(cases)
+    scales = np.empty((len(images), 2), np.float32)
+    for case in pd.unique(cases):
+        rows = np.flatnonzero(cases == case)
+        volume = np.asarray(images[rows])
+        if normalisation == "volume":
+            low, high = volume.mean() - volume.std(), volume.mean() + volume.std()
+        else:
+            low, high = _landmarks(case, volume, None if lungs is None else lungs[rows], tissue)
+        scales[rows] = 2 / (high - low), -(high + low) / (high - low)  # low -> -1, high -> 1
+    return scales
+
+
+def _landmarks(case, volume, lungs, tissue):
+    """Return the median of the lungs and the median of the soft tissue."""
+    if lungs is None:
+        raise ValueError(
+            'NORMALISATION = "landmarks" needs lung masks: set LUNGS to "given", or to the name of '
+            "a lung model"
+        )
+    inside = volume[lungs > 0]
+    outside = volume[(lungs == 0) & (volume > tissue[0]) & (volume < tissue[1])]
+    if not inside.size or not outside.size:
+        missing = "soft tissue" if inside.size else "lungs"
+        raise ValueError(
+            f"no {missing} found in {case}, which the landmarks need: expected a CT of the chest; "
+            'look at its slices, or choose NORMALISATION = "volume"'
+        )
+    return np.median(inside), np.median(outside)

@@ -19,7 +19,8 @@ import pandas as pd
 from covseg_lib import files, parallel
 from covseg_lib.data import nifti, volumes
 from covseg_lib.data.cases import Case
-from covseg_lib.study import LUNG_WINDOW_HU, Study
+from covseg_lib.settings import LUNG_WINDOW_HU
+from covseg_lib.study import Study
 
 
 def slice_cases(

@@ -11,7 +11,8 @@ import pooch
 
 from covseg_lib import __version__, files
 from covseg_lib.data import nifti, phantom
-from covseg_lib.study import DOWNLOADS, Study
+from covseg_lib.settings import DOWNLOADS
+from covseg_lib.study import Study
 
 USER_AGENT = f"covseg/{__version__}"
 
@@ -34,7 +35,7 @@ def prepare_volumes(study: Study, settings: dict[str, Any]) -> Path:
     ----------
     study : Study
     settings : dict
-        As from `study.plan_settings`. The source is "phantom", "zenodo", "medseg" or "folder".
+        As from `settings.plan_settings`. The source is "phantom", "zenodo", "medseg" or "folder".
     """
     source, folder = settings["source"], study.dataset(settings)
     if source == "folder":

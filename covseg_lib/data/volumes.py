@@ -9,7 +9,7 @@ import numpy as np
 
 from covseg_lib.data import nifti
 from covseg_lib.data.cases import Case
-from covseg_lib.study import LUNG_WINDOW_HU
+from covseg_lib.settings import LUNG_WINDOW_HU
 
 AFFINE_TOLERANCE_MM = 0.01
 HIGHEST_LABEL = 3  # MedSeg labels ground glass, consolidation and effusion 1, 2 and 3

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from skimage import measure
 from tqdm import tqdm
 
 from covseg_lib import files
-from covseg_lib.data import nifti, preprocessing, resizing, volumes
+from covseg_lib.data import nifti, preprocessing, resizing, slicing, volumes
 from covseg_lib.evaluation import metrics
-from covseg_lib.study import LESION_THRESHOLD, Study
+from covseg_lib.study import Study
 
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
-    from covseg_lib.training.trainer import Run
+    from covseg_lib.training.models import Postprocessing, Run
 
 BATCH = 8  # slices of a volume that are predicted at a time
+THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9)  # that validation chooses from
+SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
-def predict_slices(run: Run, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """Return lesion probabilities (n, size, size, 1) float32 of standardised slices."""
-    starts = range(0, len(images), batch_size)
-    batches = [images[start : start + batch_size] for start in starts]
+def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """Return lesion probabilities (n, size, size, 1) float32 of the network's inputs.
+
+    For the report's recipe the inputs are standardised slices; for others see `batches.Inputs`.
+    """
+    if run.postprocessing.mirror:
+        once = replace(run, postprocessing=replace(run.postprocessing, mirror=False))
+        mirrored = predict_slices(once, inputs[:, :, ::-1], batch_size)[:, :, ::-1]
+        return (predict_slices(once, inputs, batch_size) + mirrored) / 2
+    starts = range(0, len(inputs), batch_size)
+    batches = [inputs[start : start + batch_size] for start in starts]
     predicted = [run.model.predict_on_batch(batch) for batch in batches]
     return np.concatenate([np.asarray(part, np.float32) for part in predicted])
 
@@ -36,57 +47,146 @@ def predict_study(run: Run, study: Study) -> np.ndarray:
     """Predict the study's slices with a run; write and return the test slices' probabilities.
 
     Writes predictions/<run>.npy, one entry for each test slice of the run, and
-    predictions/<run>.csv, the counts of pixels of each slice of all subsets. Raises ValueError if
-    the run was trained on another processed_data, because its test slices may have been training
-    slices there.
+    predictions/<run>.csv, the counts of pixels of each slice of all subsets, with the run's
+    `Postprocessing`. Raises ValueError if the run was trained on another processed_data, because
+    its test slices may have been training slices there.
     """
-    name, recipe = run.recipe.run, run.recipe
-    if recipe.preprocessing != files.read_json(study.need("preprocessing")):
-        raise ValueError(
-            f"run {name} was trained on other slices than {study.path('preprocessing').parent} "
-            "holds now: train it again, or make the slices again with the settings in recipe.json"
-        )
-    images, masks = preprocessing.open_arrays(study)
+    from covseg_lib.training import batches
+
+    _check_same_slices(run, study)
+    inputs, masks = batches.open_inputs(study, run.recipe)
     table, counts = preprocessing.slice_table(study)[["case", "patient", "slice"]], []
     for subset in ("train", "validation", "test"):
-        rows = preprocessing.subset_rows(study, subset, split=recipe.split, fold=recipe.fold)
-        probabilities = predict_slices(run, images[rows])
+        rows = _rows(study, run, subset)
+        probabilities = predict_slices(run, inputs[rows])
         of_subset = table.loc[rows].assign(subset=subset)
-        predicted = probabilities >= LESION_THRESHOLD
+        predicted = study_masks(study, of_subset["case"], probabilities, run.postprocessing)
         counts.append(metrics.add_counts(of_subset, masks[rows], predicted))
-    files.write_npy(study.path("prediction", run=name), probabilities)
-    files.write_csv(study.path("counts", run=name), pd.concat(counts))
+    files.write_npy(study.path("prediction", run=run.recipe.run), probabilities)
+    files.write_csv(study.path("counts", run=run.recipe.run), pd.concat(counts))
     return probabilities
 
 
-def predict_volume(run: Run, path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
+def predict_lungs(run: Run, study: Study) -> np.ndarray:
+    """Predict the lungs of all slices of a study with a lung model, and write the masks.
+
+    They are (N, size, size, 1) uint8 in {0, 1}, for recipes with `lungs` = the model's name, and
+    are returned too. The masks of training patients are a little better than those of others.
+    """
+    from covseg_lib.training import batches
+
+    _check_same_slices(run, study)
+    inputs, _ = batches.open_inputs(study, run.recipe)
+    masks = (predict_slices(run, inputs[:]) >= run.postprocessing.threshold).astype(np.uint8)
+    files.write_npy(study.path("predicted_lungs", run=run.recipe.run), masks)
+    return masks
+
+
+def choose_postprocessing(run: Run, study: Study) -> Run:
+    """Choose threshold, smallest lesion and mirroring of a run by its validation patients.
+
+    The choice has the highest mean Dice over the validation cases. It is written to
+    models/<run>/postprocessing.json. Test slices play no part in it.
+
+    Returns
+    -------
+    Run, with the `Postprocessing` that was chosen
+    """
+    from covseg_lib.training import batches
+
+    rows = _rows(study, run, "validation")
+    inputs, masks = batches.open_inputs(study, run.recipe)
+    cases = preprocessing.slice_table(study)["case"].loc[rows]
+    seen, best, best_dice = inputs[rows], run.postprocessing, -1.0
+    for mirror in (False, True):
+        rules = replace(run.postprocessing, mirror=mirror)
+        probabilities = predict_slices(replace(run, postprocessing=rules), seen)
+        for threshold, smallest in itertools.product(THRESHOLDS, SMALLEST_ML):
+            rules = replace(rules, threshold=threshold, smallest_ml=smallest)
+            predicted = study_masks(study, cases, probabilities, rules)
+            counts = metrics.add_counts(cases.to_frame(), masks[rows], predicted)
+            sums = counts.groupby("case")[metrics.COUNTS].sum()
+            dice = metrics.score_columns(sums, ["dice"])["dice"].mean()
+            if dice > best_dice + 1e-6:  # of equals the simplest, which comes first
+                best, best_dice = rules, dice
+    files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(best))
+    return replace(run, postprocessing=best)
+
+
+def study_masks(
+    study: Study, cases: pd.Series, probabilities: np.ndarray, rules: Postprocessing
+) -> np.ndarray:
+    """Return masks (n, size, size, 1) bool of probabilities; `cases` has the case of each slice."""
+    masks, step = probabilities >= rules.threshold, study.settings()["step"]
+    if rules.smallest_ml:
+        for case in pd.unique(cases):
+            rows = np.flatnonzero(cases == case)
+            about = slicing.read_about(study.need("sliced_case", case=case))
+            mm = np.array(about["mm"]) * (1, step, step)
+            area = about["height"] * about["width"] / masks[0].size
+            smallest = rules.smallest_ml * 1000 / (mm.prod() * area)
+            masks[rows, ..., 0] = drop_small(masks[rows, ..., 0], smallest)
+    return masks
+
+
+def drop_small(mask: np.ndarray, voxels: float) -> np.ndarray:
+    """Return a mask (S, H, W) without its connected parts of fewer voxels."""
+    parts = measure.label(mask, connectivity=1)
+    sizes = np.bincount(parts.ravel())
+    return mask & (sizes >= voxels)[parts]
+
+
+def case_with_most_lesion(study: Study, run: Run) -> str:
+    """Return the name of the case with the most lesion in the test slices of a run."""
+    test = preprocessing.slice_table(study).loc[_rows(study, run, "test")]
+    return test.groupby("case")["lesion_pixels"].sum().idxmax()
+
+
+def _rows(study, run, subset):
+    split, fold = run.recipe.split, run.recipe.fold
+    return preprocessing.subset_rows(study, subset, split=split, fold=fold)
+
+
+def _check_same_slices(run, study):
+    if run.recipe.preprocessing != files.read_json(study.need("preprocessing")):
+        raise ValueError(
+            f"run {run.recipe.run} was trained on other slices than "
+            f"{study.path('preprocessing').parent} holds now: train it again, or make the slices "
+            "again with the settings in recipe.json"
+        )
+
+
+def predict_volume(
+    run: Run, path: Path, lungs: Path | None = None
+) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Predict the lesions of a CT volume (3D NIfTI, in HU or grey levels), slice by slice.
+
+    `lungs` is its lung mask, for a run that has lungs as a channel. Raises ValueError without it,
+    and if the file is not a readable CT volume.
 
     Returns
     -------
     mask (S, H, W) uint8 in {0, 1}, upright and of the scan's full size; the scan's NIfTI header,
     for `nifti.write_mask`
     """
-    levels, header = predict_probabilities(run, path)
-    return threshold_mask(levels), header
+    levels, header = predict_probabilities(run, path, lungs)
+    return levels_to_mask(levels, run.postprocessing, nifti.voxel_ml(header)), header
 
 
-def predict_probabilities(run: Run, path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
+def predict_probabilities(
+    run: Run, path: Path, lungs: Path | None = None
+) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Predict as `predict_volume`, but return probabilities (S, H, W) uint8, where 255 means 1.
 
     While the network predicts a batch, a thread prepares the next one and resizes the last one to
     the scan. All batches have the same size, so the network is compiled only once.
     """
-    made_with = run.recipe.preprocessing
-    size, step = made_with["size"], made_with["step"]
-    grey, header = volumes.read_grey(path, step, made_with["window_hu"])
+    inputs, header = _read_inputs(run.recipe, path, lungs)
+    step = run.recipe.preprocessing["step"]
     levels = np.empty(nifti.upright_shape(header), np.uint8)
 
     def prepare(first):
-        rows = np.minimum(np.arange(first, first + BATCH), len(grey) - 1)
-        images = [np.round(resizing.resize_image(grey[row], (size, size))) for row in rows]
-        stack = np.stack(images)[..., None]
-        return resizing.standardise(stack, made_with["mean"], made_with["std"])
+        return inputs[np.minimum(np.arange(first, first + BATCH), len(levels) - 1)]
 
     def store(first, probabilities):
         places = levels[first : first + BATCH]
@@ -109,119 +209,37 @@ def predict_probabilities(run: Run, path: Path) -> tuple[np.ndarray, nib.Nifti1H
     return levels, header
 
 
-def threshold_mask(levels: np.ndarray) -> np.ndarray:
-    """Return the mask, uint8 in {0, 1}, of probabilities as uint8, where 255 means 1.
+def _read_inputs(recipe, path, lungs):
+    """Return the network's inputs for the slices of a volume, and the volume's header."""
+    from covseg_lib.training import batches
+
+    if recipe.lungs != "none" and not lungs:
+        raise ValueError(
+            f"run {recipe.run} needs a lung mask for {Path(path).name}, because lungs are one of "
+            "its channels: give it with --lungs"
+        )
+    made_with = recipe.preprocessing
+    step, size = made_with["step"], (made_with["size"],) * 2
+    grey, header = volumes.read_grey(path, step, made_with["window_hu"])
+    images = np.stack([np.round(resizing.resize_image(image, size)) for image in grey])
+    images = resizing.standardise(images[..., None], made_with["mean"], made_with["std"])
+    masks = None
+    if recipe.lungs != "none":
+        whole = volumes.read_mask(lungs, "lung mask", step)[0]
+        masks = np.stack([resizing.resize_mask(mask, size) for mask in whole])[..., None]
+    return batches.make_inputs(recipe, images, np.full(len(images), path.name), masks), header
+
+
+def levels_to_mask(levels: np.ndarray, rules: Postprocessing, voxel_ml: float) -> np.ndarray:
+    """Return the mask, uint8 in {0, 1}, of probabilities (S, H, W) uint8, where 255 means 1.
 
     It is the same as without rounding: 0.5 is 127.5, which was rounded up to 128.
     """
-    return (levels >= math.ceil(255 * LESION_THRESHOLD)).view(np.uint8)
+    mask = (levels >= math.ceil(255 * rules.threshold)).view(np.uint8)
+    return drop_small(mask, rules.smallest_ml / voxel_ml) if rules.smallest_ml else mask
 
 
 def to_scan(image: np.ndarray, header: nib.Nifti1Header, step: int) -> np.ndarray:
     """Resize a prediction (size, size) to the scan's upright slice: (H, W) float32."""
     shape, flipped = nifti.upright_shape(header)[1:], nifti.flipped_axes(header)
     return resizing.resize_to_scan(image, shape, step, flipped)
-
-
-@dataclass(frozen=True)
-class ScanJob:
-    """A scan to read, the mask to write, and optionally a probability map and a lung mask."""
-
-    scan: Path
-    out: Path
-    probabilities: Path | None = None
-    lungs: Path | None = None
-
-
-@dataclass(frozen=True)
-class LesionVolume:
-    """The volume of the predicted lesions in ml, and its share of the lungs in percent."""
-
-    ml: float
-    percent: float | None = None
-
-    def __str__(self):
-        lungs = "" if self.percent is None else f", {self.percent:.1f} % of the lungs"
-        return f"lesions {self.ml:.1f} ml{lungs}"
-
-
-def plan_scans(
-    scan: Path, out: Path, probabilities: Path | None = None, lungs: Path | None = None
-) -> list[ScanJob]:
-    """Return the job of a scan, or the jobs of a folder of scans.
-
-    For a folder, the other paths are folders too, with files of the same names. Raises ValueError
-    or OSError before anything is computed: for a name that is not a NIfTI file's, a folder that
-    cannot be written, a scan that would be overwritten.
-    """
-    options = {"--out": out, "--probabilities": probabilities, "--lungs": lungs}
-    if scan.is_dir():
-        jobs = [
-            ScanJob(
-                path,
-                out / path.name,
-                probabilities and probabilities / path.name,
-                lungs and lungs / path.name,
-            )
-            for path in nifti.list_files(scan)
-        ]
-        if not jobs:
-            raise FileNotFoundError(
-                f"no .nii or .nii.gz file in {scan}: expected a folder of scans"
-            )
-    else:
-        jobs = [ScanJob(scan, out, probabilities, lungs)]
-    for option, path in options.items():
-        if path:
-            _check_kind(option, path, scan)
-    written = [path for job in jobs for path in (job.out, job.probabilities) if path]
-    read = {_identity(path) for job in jobs for path in (job.scan, job.lungs) if path}
-    for path in written:
-        if _identity(path) in read:
-            raise ValueError(
-                f"{path} is a scan or a lung mask and would be overwritten: choose another place"
-            )
-    if len({_identity(path) for path in written}) < len(written):
-        raise ValueError(f"--out and --probabilities are both {out}: choose two places")
-    for path in {path.parent: path for path in written}.values():
-        files.check_writable(path)
-    return jobs
-
-
-def _check_kind(option, path, scan):
-    """Raise ValueError if an option is a file where a folder is needed, or the reverse."""
-    is_file_name = path.name.endswith(nifti.ENDINGS)
-    if scan.is_dir():
-        wrong, expected = path.is_file() or is_file_name, f"{scan} is a folder, so a folder too"
-    else:
-        wrong = path.is_dir() or not is_file_name
-        expected = "a file whose name ends in .nii or .nii.gz"
-    if wrong:
-        raise ValueError(f"{option} is {path}: expected {expected}")
-
-
-def predict_scan(run: Run, job: ScanJob) -> LesionVolume:
-    """Predict the lesions of a scan, write the files of its job, and return the lesions' volume.
-
-    The percentage is the share of lung voxels that are predicted; lesions outside of the lungs
-    count in ml only. Raises ValueError or OSError, before anything is computed if the scan or its
-    lung mask is wrong.
-    """
-    if job.lungs and not job.lungs.exists():
-        raise FileNotFoundError(f"no lung mask {job.lungs}: add it, or omit --lungs")
-    lungs = volumes.read_lung_mask(job.lungs, nifti.read_header(job.scan)) if job.lungs else None
-    levels, header = predict_probabilities(run, job.scan)
-    by_run = f"by run {run.recipe.run}"
-    if job.probabilities:
-        nifti.write_probabilities(job.probabilities, levels, header, f"lesion probability {by_run}")
-    mask = threshold_mask(levels)
-    nifti.write_mask(job.out, mask, header, f"lesion mask {by_run}")
-    ml = np.count_nonzero(mask) * nifti.voxel_ml(header)
-    if lungs is None:
-        return LesionVolume(ml)
-    return LesionVolume(ml, 100 * np.count_nonzero(mask[lungs]) / np.count_nonzero(lungs))
-
-
-def _identity(path):
-    """Return the same value for two paths of one file, also through links."""
-    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path.resolve()

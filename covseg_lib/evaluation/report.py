@@ -11,7 +11,7 @@ from covseg_lib.data.cases import REPORT_CASES
 from covseg_lib.evaluation import metrics, statistics, tables
 from covseg_lib.study import Study
 from covseg_lib.training import callbacks
-from covseg_lib.training.trainer import Run
+from covseg_lib.training.models import Run
 
 COLUMNS = ("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test")
 REPORT_TABLE = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores

@@ -11,8 +11,9 @@ import surface_distance
 
 from covseg_lib import files
 from covseg_lib.data import preprocessing, resizing, slicing
-from covseg_lib.evaluation import tables
-from covseg_lib.study import LESION_THRESHOLD, Study
+from covseg_lib.evaluation import prediction, tables
+from covseg_lib.study import Study
+from covseg_lib.training import models
 
 TOLERANCE_MM = 3.0  # for infections, as the authors of the data use it (Ma et al., 2021)
 
@@ -60,21 +61,24 @@ def surface_table(study: Study) -> pd.DataFrame:
         test = preprocessing.subset_rows(study, "test", split="patient", fold=recipe["fold"])
         tested = table.loc[test].assign(row=np.arange(len(test)))
         probabilities = np.load(study.need("prediction", run=run), mmap_mode="r")
+        rules = models.read_postprocessing(study.path("recipe", run=run).parent)
         for case, of_case in tested.groupby("case", sort=False):
-            scores = _score_case(study, case, probabilities[of_case["row"]])
+            scores = _score_case(study, case, probabilities[of_case["row"]], rules)
             rows.append(("patient", recipe["model"], case, *scores))
     columns = ["split", "model", "case", "nsd", "hd95_mm", "true_ml", "predicted_ml", "error_ml"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 
-def _score_case(study, case, probabilities):
+def _score_case(study, case, probabilities, rules):
     """Return the scores of a case's predicted slices (S, size, size, 1)."""
     path, step = study.need("sliced_case", case=case), study.settings()["step"]
     with files.open_npz(path) as arrays:
         truth = arrays["masks"] > 0
     size = truth.shape[1:]
     enlarged = [resizing.resize_to_scan(image, size) for image in probabilities[..., 0]]
-    predicted = np.stack(enlarged) >= LESION_THRESHOLD
     mm = np.array(slicing.read_about(path)["mm"]) * (1, step, step)
+    predicted = np.stack(enlarged) >= rules.threshold
+    if rules.smallest_ml:
+        predicted = prediction.drop_small(predicted, rules.smallest_ml * 1000 / mm.prod())
     true_ml, predicted_ml = (float(m.sum() * mm.prod() / 1000) for m in (truth, predicted))
     return *surface_scores(truth, predicted, mm), true_ml, predicted_ml, predicted_ml - true_ml

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from covseg_lib.evaluation import metrics, tables
-from covseg_lib.study import LESION_THRESHOLD, OBJECTIVE_NAMES
+from covseg_lib.settings import LESION_THRESHOLD, OBJECTIVE_NAMES
 from covseg_lib.training.objectives import Objective
 
 # the colours of Okabe and Ito, which colour-blind readers can tell apart

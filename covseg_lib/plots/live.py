@@ -12,8 +12,9 @@ from covseg_lib import files
 from covseg_lib.data import preprocessing
 from covseg_lib.plots import slice_plots
 from covseg_lib.plots.charts import SUBSET_COLOURS
-from covseg_lib.study import LESION_THRESHOLD, Study
-from covseg_lib.training import callbacks
+from covseg_lib.settings import LESION_THRESHOLD
+from covseg_lib.study import Study
+from covseg_lib.training import batches, callbacks
 from covseg_lib.training.objectives import OBJECTIVES
 from covseg_lib.training.recipes import Recipe
 
@@ -62,9 +63,11 @@ class LiveCurves(keras.callbacks.Callback):
         self.every, self.objective = every, recipe.objective
         self.history_path = study.path("history", run=recipe.run)
         split, fold = recipe.split, recipe.fold
-        images, masks = preprocessing.load_slices(study, "validation", split=split, fold=fold)
-        most_lesion = np.sum(masks, axis=(1, 2, 3)).argmax()
-        self.image, self.mask = images[most_lesion], masks[most_lesion]
+        rows = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
+        inputs, masks = batches.open_inputs(study, recipe)
+        most_lesion = rows[np.sum(masks[rows], axis=(1, 2, 3)).argmax()]
+        self.input, self.mask = inputs[[most_lesion]], masks[most_lesion]
+        self.image = inputs.images[most_lesion]
         self.display: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -75,7 +78,7 @@ class LiveCurves(keras.callbacks.Callback):
 
         history = files.read_csv(self.history_path)
         figure = training_curves(history, self.objective, columns=3)
-        probabilities = np.asarray(self.model.predict_on_batch(self.image[None]))[0, ..., 0]
+        probabilities = np.asarray(self.model.predict_on_batch(self.input))[0, ..., 0]
         ax = figure.axes[2]
         ax.set_axis_off()
         title = f"epoch {epoch + 1}: predicted (orange), true (blue)"

@@ -14,8 +14,9 @@ from matplotlib.patches import Patch
 from covseg_lib import files
 from covseg_lib.data import preprocessing, splits
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.study import LESION_THRESHOLD, Study
-from covseg_lib.training.trainer import Run
+from covseg_lib.study import Study
+from covseg_lib.training import batches, models
+from covseg_lib.training.models import Run
 
 # orange and sky blue of Okabe and Ito, which colour-blind readers can tell apart
 LESION, TRUTH = "#E69F00", "#56B4E9"
@@ -219,21 +220,14 @@ def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
     """
     table, recipe = preprocessing.slice_table(study), run.recipe
     subset = splits.subsets(table, recipe.split, recipe.fold)
-    rows = np.flatnonzero(table["case"] == case_with_most_lesion(study, run))
-    rows = rows[:: math.ceil(len(rows) / frames)]
-    images, masks = (array[rows] for array in preprocessing.open_arrays(study))
-    found = prediction.predict_slices(run, images) >= LESION_THRESHOLD
+    rows = np.flatnonzero(table["case"] == prediction.case_with_most_lesion(study, run))
+    probabilities = prediction.predict_slices(run, batches.open_inputs(study, recipe)[0][rows])
+    found = prediction.study_masks(study, table["case"][rows], probabilities, run.postprocessing)
+    shown = slice(None, None, math.ceil(len(rows) / frames))
+    rows, found = rows[shown], found[shown, ..., 0]
+    images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
     names = [f"{_slice_name(table.loc[row])}\n({subset[row]} slice)" for row in rows]
-    titles = [f"{recipe.run} model, {name}" for name in names]
-    return animation(images[..., 0], found[..., 0], masks[..., 0], titles)
-
-
-def case_with_most_lesion(study: Study, run: Run) -> str:
-    """Return the name of the case with the most lesion in the test slices of a run."""
-    recipe = run.recipe
-    rows = preprocessing.subset_rows(study, "test", split=recipe.split, fold=recipe.fold)
-    test = preprocessing.slice_table(study).loc[rows]
-    return test.groupby("case")["lesion_pixels"].sum().idxmax()
+    return animation(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
 
 
 def _test_slices(study, run):
@@ -241,8 +235,11 @@ def _test_slices(study, run):
     recipe = files.read_json(study.need("recipe", run=run))
     rows = preprocessing.subset_rows(study, "test", split=recipe["split"], fold=recipe["fold"])
     images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    found = np.load(study.need("prediction", run=run))[..., 0] >= LESION_THRESHOLD
-    return preprocessing.slice_table(study).loc[rows], images, masks, found
+    table = preprocessing.slice_table(study).loc[rows]
+    rules = models.read_postprocessing(study.path("recipe", run=run).parent)
+    probabilities = np.load(study.need("prediction", run=run))
+    found = prediction.study_masks(study, table["case"], probabilities, rules)
+    return table, images, masks, found[..., 0]
 
 
 def _slice_name(row):

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import colab
 from covseg_lib.data import phantom, volumes
-from covseg_lib.study import LUNG_WINDOW_HU
+from covseg_lib.settings import LUNG_WINDOW_HU
 
 SOFT_WINDOW_HU = (-160, 240)  # shows muscle, blood and fat in different grey levels
 TISSUES_HU = {

@@ -1,17 +1,73 @@
-"""Batches of slices for `fit`, in an order that can be repeated."""
+"""What the network sees: normalised slices with their neighbours, in batches for `fit`."""
 
-import contextlib
-import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
+import pandas as pd
 
-from covseg_lib.data import preprocessing
+from covseg_lib.data import preprocessing, resizing
 from covseg_lib.study import Study
-from covseg_lib.training.recipes import Recipe
+from covseg_lib.training import devices
+from covseg_lib.training.augmentation import Augmentation
+from covseg_lib.training.recipes import Recipe, run_name
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of the network for all slices of one or several volumes.
+
+    `inputs[rows]` returns the inputs of some slices, (n, size, size, channels) float32. The
+    channels are the slices below, the slice itself, the slices above, and the lung mask. At the
+    ends of a volume, its first or last slice stands for a missing neighbour.
+
+    Parameters
+    ----------
+    images : (N, size, size, 1) float32 array or memory map, standardised
+    cases : (N,) array, the case of each slice; the slices of a case follow one another
+    scales : (N, 2) float32 array, optional
+        Factor and offset that normalise each slice, see `resizing.normalising_scales`.
+    neighbours : int
+        Number of slices below, and above, that become channels.
+    lungs : (N, size, size, 1) uint8 array or memory map, optional
+
+    Examples
+    --------
+    >>> images = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    >>> inputs = Inputs(images, np.array(["a", "a", "b"]), neighbours=1)
+    >>> inputs[np.array([0, 1, 2])].reshape(3, 3).tolist()
+    [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    """
+
+    images: np.ndarray
+    cases: np.ndarray
+    scales: np.ndarray | None = None
+    neighbours: int = 0
+    lungs: np.ndarray | None = None
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last row of each slice's case."""
+        codes = pd.factorize(self.cases)[0]
+        return np.searchsorted(codes, codes), np.searchsorted(codes, codes, side="right") - 1
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self.images))[rows]
+        steps = np.arange(-self.neighbours, self.neighbours + 1)
+        first, last = (bound[rows, None] for bound in self.bounds)
+        taken = np.clip(rows[:, None] + steps, first, last)
+        channels = [self.images[column] for column in taken.T]
+        if self.scales is not None:
+            factor, offset = self.scales[rows].T[..., None, None, None]
+            channels = [image * factor + offset for image in channels]
+        if self.lungs is not None:
+            channels.append(self.lungs[rows].astype(np.float32))
+        return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=-1)
 
 
 class Batches(keras.utils.PyDataset):
@@ -22,7 +78,7 @@ class Batches(keras.utils.PyDataset):
 
     Parameters
     ----------
-    images : (N, size, size, 1) float32 array or memory map
+    images : `Inputs`, or (N, size, size, 1) float32 array or memory map
     masks : (N, size, size, 1) uint8 array or memory map
     rows : (n,) int array, the rows to use
     batch_size : int
@@ -30,6 +86,9 @@ class Batches(keras.utils.PyDataset):
     shares : (devices, process, processes)
         Several devices share a batch: it is filled up to a multiple of their number. Of several
         processes that train together, each gets its part.
+    draw : function of a numpy.random.Generator, optional
+        Returns the rows of an epoch. Default: all rows, shuffled.
+    augmentation : Augmentation, optional
 
     Examples
     --------
@@ -41,22 +100,26 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | Inputs,
         masks: np.ndarray,
         rows: np.ndarray,
         batch_size: int,
         seed: int,
         shares: tuple[int, int, int] = (1, 0, 1),
+        draw: Callable[[np.random.Generator], np.ndarray] | None = None,
+        augmentation: Augmentation | None = None,
     ):
         super().__init__(workers=2)  # with one worker, epochs wait for tf.data (docs/training.md)
         self.images, self.masks, self.rows = images, masks, rows
         self.batch_size, self.seed, self.shares = batch_size, seed, shares
+        self.draw = draw or (lambda rng: rng.permutation(rows))
+        self.augmentation = augmentation
         self.shuffle(0)
 
     def shuffle(self, epoch: int) -> None:
         """Shuffle the slices for an epoch, counted from 0."""
         devices, process, processes = self.shares
-        rows = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+        self.epoch, rows = epoch, self.draw(np.random.default_rng((self.seed, epoch)))
         starts = range(0, len(rows), self.batch_size)
         batches = [rows[start : start + self.batch_size] for start in starts]
         filled = [np.resize(batch, -(-len(batch) // devices) * devices) for batch in batches]
@@ -66,48 +129,95 @@ class Batches(keras.utils.PyDataset):
         return len(self.batches)
 
     def __getitem__(self, number):
-        _reuse_freed_memory()
+        devices.reuse_freed_memory()
         rows = self.batches[number]
-        return self.images[rows], self.masks[rows]
+        images, masks = self.images[rows], self.masks[rows]
+        if self.augmentation:
+            seed = (self.seed, self.epoch, number, self.shares[1])
+            images, masks = self.augmentation(images, masks, seed)
+        return images, masks
 
 
-def _reuse_freed_memory():
-    """Let glibc keep freed memory for the next step.
+def make_inputs(
+    recipe: Recipe, images: np.ndarray, cases: np.ndarray, lungs: np.ndarray | None = None
+) -> Inputs:
+    """Return the inputs that a recipe asks for; parameters as for `Inputs`."""
+    made_with = recipe.preprocessing
+    low, high = made_with["window_hu"]
+    grey = (np.array(resizing.TISSUE_HU) - low) / (high - low) * 255
+    tissue = (grey - made_with["mean"]) / made_with["std"]
+    scales = resizing.normalising_scales(images, cases, recipe.normalisation, lungs, tuple(tissue))
+    return Inputs(images, cases, scales, recipe.neighbours, lungs)
 
-    When TensorFlow is fed by a generator it makes glibc return freed memory to the system at every
-    step, which nearly doubles the time of an epoch on a CPU (docs/training.md).
+
+def open_inputs(study: Study, recipe: Recipe) -> tuple[Inputs, np.ndarray]:
+    """Return the inputs of a study's slices, and their masks (N, size, size, 1) uint8.
+
+    Raises FileNotFoundError if the recipe needs lung masks that the study does not have.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
-class ShuffleBatches(keras.callbacks.Callback):
-    """Shuffle the training batches at the start of each epoch.
-
-    A dataset cannot do that itself: Keras also calls its `on_epoch_end` when no epoch has ended.
-    """
-
-    def __init__(self, batches: Batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Shuffle, before Keras asks for the first batch."""
-        self.batches.shuffle(epoch)
+    target = "masks" if recipe.target == "lesions" else "lungs"
+    images, masks = preprocessing.open_arrays(study, ("images", target))
+    lungs = None
+    if recipe.lungs == "given":
+        lungs = preprocessing.open_arrays(study, ["lungs"])[0]
+    elif recipe.lungs != "none":
+        run = run_name(recipe.lungs, recipe.fold)
+        lungs = np.load(study.need("predicted_lungs", run=run), mmap_mode="r")
+    cases = preprocessing.slice_table(study)["case"].to_numpy()
+    return make_inputs(recipe, images, cases, lungs), masks
 
 
 def make_batches(
     study: Study, recipe: Recipe, shares: tuple[int, int, int] = (1, 0, 1)
 ) -> tuple[Batches, Batches]:
     """Return the training batches and the validation batches of a recipe."""
-    images, masks = preprocessing.open_arrays(study)
+    inputs, masks = open_inputs(study, recipe)
     split, fold = recipe.split, recipe.fold
     train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
     validation = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
     options = (recipe.batch_size, recipe.seed, shares)
-    return Batches(images, masks, train, *options), Batches(images, masks, validation, *options)
+    draw = None
+    if recipe.sampling == "balanced":
+        table = preprocessing.slice_table(study).loc[train]
+
+        def draw(rng):
+            return balanced_rows(train, table["patient"], table["lesion_pixels"] > 0, rng)
+
+    augmentation = Augmentation(inputs.lungs is not None) if recipe.augmentation else None
+    return (
+        Batches(inputs, masks, train, *options, draw, augmentation),
+        Batches(inputs, masks, validation, *options),
+    )
+
+
+def balanced_rows(
+    rows: np.ndarray, patients: pd.Series, has_lesion: pd.Series, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw as many rows as there are, with replacement: every second one has a lesion.
+
+    The patient is drawn first, then one of the patient's slices. So patients with many slices, and
+    slices without lesions, do not outnumber the others.
+
+    Parameters
+    ----------
+    rows, patients, has_lesion : (n,)
+        Row, patient and lesion of each slice.
+    rng : numpy.random.Generator
+    """
+    table = pd.DataFrame({"row": rows, "patient": np.asarray(patients)})
+    lesions = table[np.asarray(has_lesion)]
+    pools = [
+        [group.to_numpy() for _, group in part.groupby("patient")["row"]]
+        for part in (table, lesions)
+    ]
+    drawn = [pools[turn % 2][rng.integers(len(pools[turn % 2]))] for turn in range(len(rows))]
+    return np.array([rng.choice(slices) for slices in drawn])
+
+
+def count_steps(study: Study, recipe: Recipe) -> int:
+    """Return the number of all steps of a training, for the schedule of the learning rate."""
+    rows = preprocessing.subset_rows(study, "train", split=recipe.split, fold=recipe.fold)
+    return recipe.epochs * -(-len(rows) // recipe.batch_size)
 
 
 def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:

@@ -209,6 +209,21 @@ def _loss_scale(model):
     return []
 
 
+class ShuffleBatches(keras.callbacks.Callback):
+    """Shuffle the training batches at the start of each epoch.
+
+    A dataset cannot do that itself: Keras also calls its `on_epoch_end` when no epoch has ended.
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Shuffle, before Keras asks for the first batch."""
+        self.batches.shuffle(epoch)
+
+
 def best_epoch(history: pd.DataFrame, metric: str) -> int:
     """Return the number of the epoch whose weights are kept, the first of the best; from 1."""
     return int(history["epoch"][history[f"val_{metric}"].argmax()])

@@ -1,6 +1,7 @@
 """The number format that suits the machine, and training on all of its GPUs."""
 
 import contextlib
+import ctypes
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import keras
 
 from covseg_lib import colab
-from covseg_lib.study import PRECISIONS
+from covseg_lib.settings import PRECISIONS
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def dtype_policy(precision: str = "auto") -> str:
@@ -94,20 +97,26 @@ def _tensorflow_mirrored(names):
 
 
 def make_adam(
-    learning_rate: float, clipnorm: float, policy: str = "float32"
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    clipnorm: float,
+    policy: str = "float32",
+    weight_decay: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """Return Adam that clips the gradient of all weights together to the length `clipnorm`.
 
-    For mixed_float16 the loss is scaled, because small gradients would become 0.
+    With `weight_decay` it is AdamW. For mixed_float16 the loss is scaled, because small gradients
+    would become 0.
     """
     if keras.backend.backend() == "tensorflow" and len(list_devices()) > 1:
-        adam = _tensorflow_adam_for_replicas(learning_rate, clipnorm)
+        adam = _tensorflow_adam_for_replicas(learning_rate, clipnorm, weight_decay)
     else:
-        adam = keras.optimizers.Adam(learning_rate, global_clipnorm=clipnorm)
+        adam = keras.optimizers.Adam(
+            learning_rate, global_clipnorm=clipnorm, weight_decay=weight_decay
+        )
     return keras.optimizers.LossScaleOptimizer(adam) if policy == "mixed_float16" else adam
 
 
-def _tensorflow_adam_for_replicas(learning_rate, clipnorm):
+def _tensorflow_adam_for_replicas(learning_rate, clipnorm, weight_decay):
     """Return Adam for MirroredStrategy, where Keras' own would clip each device's gradient."""
     import tensorflow as tf
 
@@ -119,4 +128,16 @@ def _tensorflow_adam_for_replicas(learning_rate, clipnorm):
             parts = [grad / replica.num_replicas_in_sync for grad in whole]
             super().apply(parts, trainable_variables)
 
-    return AdamForReplicas(learning_rate)
+    return AdamForReplicas(learning_rate, weight_decay=weight_decay)
+
+
+def reuse_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step.
+
+    When TensorFlow is fed by a generator it makes glibc return freed memory to the system at every
+    step, which nearly doubles the time of an epoch on a CPU (docs/training.md).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)

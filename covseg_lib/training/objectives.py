@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from covseg_lib.study import LESION_THRESHOLD
+from covseg_lib.settings import LESION_THRESHOLD
 
 SMOOTH = 1e-7  # pixels, added to both parts of the fraction: two empty masks give 1
 
@@ -60,6 +60,15 @@ def soft_dice_loss(y_true, y_pred):
     1e-4, seed 0) in the third epoch.
     """
     return 1.0 - dice(y_true, y_pred)
+
+
+def bce_dice_loss(y_true, y_pred):
+    """Return binary cross-entropy plus the soft Dice loss of the batch, with shape (1,).
+
+    Cross-entropy gives every pixel a gradient, soft Dice gives small lesions their weight.
+    """
+    entropy = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
+    return _soft_dice_of_batch(y_true, y_pred) + entropy
 
 
 def _soft_dice_of_batch(y_true, y_pred):

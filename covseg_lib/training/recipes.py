@@ -5,7 +5,19 @@ from dataclasses import asdict, dataclass
 
 from covseg_lib import files
 from covseg_lib.data import splits
-from covseg_lib.study import OBJECTIVE_NAMES, PRECISIONS, Study
+from covseg_lib.settings import OBJECTIVE_NAMES, PRECISIONS
+from covseg_lib.study import Study
+
+# What makes a model find lesions in new patients (notebook 08); the report's choice comes first.
+SWITCHES: dict[str, tuple] = {
+    "target": ("lesions", "lungs"),
+    "normalisation": ("dataset", "volume", "landmarks"),
+    "norm_layer": ("none", "instance", "group"),
+    "augmentation": (False, True),
+    "loss": ("objective", "bce_dice"),
+    "optimizer": ("adam", "adamw"),
+    "sampling": ("all", "balanced"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,28 @@ class Recipe:
     seed: int
     clipnorm: float = 0.1  # the gradient of all weights together is clipped to this length
     lesion_prior: float = 0.01
+    target: str = "lesions"  # what the masks show: "lesions" or "lungs"
+    normalisation: str = "dataset"  # see `resizing.normalising_scales`
+    norm_layer: str = "none"  # see `unet.build_unet`
+    augmentation: bool = False  # see `augmentation.Augmentation`
+    loss: str = "objective"  # the objective's own, or "bce_dice"
+    optimizer: str = "adam"  # "adamw": weight decay, warm-up and cosine decay
+    sampling: str = "all"  # "balanced": see `batches.balanced_rows`
+    neighbours: int = 0  # slices below, and above, that become channels
+    lungs: str = "none"  # the lung mask as a channel: "given", or the name of a lung model
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input."""
+        return 1 + 2 * self.neighbours + (self.lungs != "none")
 
     def __post_init__(self):
+        for name, choices in SWITCHES.items():
+            if getattr(self, name) not in choices:
+                expected = ", ".join(map(repr, choices))
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected {expected}")
+        if type(self.neighbours) is not int or self.neighbours < 0:
+            raise ValueError(f"neighbours is {self.neighbours!r}: expected an integer, 0 or higher")
         if not re.fullmatch(r"\w[\w.-]*", self.run):
             raise ValueError(
                 f"run {self.run!r} is not a folder name: expected letters, digits, _ . and -"
@@ -83,7 +115,8 @@ def make_recipe(
     epochs : int, optional
     fold : int
     overrides
-        Other settings: split, base_filters, depth, batch_size, learning_rate, precision, seed.
+        Other settings: split, base_filters, depth, batch_size, learning_rate, precision, seed; and
+        the fields of `Recipe` from `target` on.
 
     Raises
     ------
@@ -92,21 +125,28 @@ def make_recipe(
     """
     if objective not in OBJECTIVE_NAMES:
         raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVE_NAMES)}")
+    new = (*SWITCHES, "neighbours", "lungs")
+    switches = {name: overrides.pop(name) for name in new if name in overrides}
     settings = study.settings(**overrides)
     names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
     default_split = settings["split"] == study.settings()["split"]
     model = str(run) or (objective if default_split else f"{objective}_{settings['split']}")
-    ending = f"_fold{fold}" if fold else ""
-    model = model.removesuffix(ending)  # "dice_fold1" with fold 1 is a fold of the model dice
+    model = model.removesuffix(run_name("", fold))  # "dice_fold1", fold 1: a fold of the model dice
     return Recipe(
-        run=model + ending,
+        run=run_name(model, fold),
         model=model,
         objective=objective,
         fold=fold,
         epochs=settings["epochs"][objective] if epochs is None else epochs,
         preprocessing=files.read_json(study.need("preprocessing")),
         **{name: settings[name] for name in names},
+        **{name: value for name, value in switches.items() if value is not None},
     )
+
+
+def run_name(model: str, fold: int) -> str:
+    """Return the name of the run of a model for a fold: dice, dice_fold1, dice_fold2."""
+    return f"{model}_fold{fold}" if fold else model
 
 
 def recipe_from_dict(fields: dict) -> Recipe:
@@ -115,8 +155,8 @@ def recipe_from_dict(fields: dict) -> Recipe:
     Version 0.1 did not store the name of the model: it is the run's name without the fold.
     """
     try:
-        ending = f"_fold{fields['fold']}" if fields["fold"] else ""
-        return Recipe(**{"model": fields["run"].removesuffix(ending)} | fields)
+        model = fields["run"].removesuffix(run_name("", fields["fold"]))
+        return Recipe(**{"model": model} | fields)
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"recipe.json is not a recipe ({error}): copy the run again, or train it again"

@@ -4,31 +4,20 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 
 from covseg_lib import colab, files
-from covseg_lib.study import LAYOUT, Study
-from covseg_lib.training import batches, devices, recipes
-from covseg_lib.training.batches import Batches, ShuffleBatches
-from covseg_lib.training.callbacks import Backup, BestWeights, History
-from covseg_lib.training.objectives import OBJECTIVES, PositiveRate
-from covseg_lib.training.progress import ProgressLog
+from covseg_lib.study import Study
+from covseg_lib.training import batches, devices, models, recipes
+from covseg_lib.training.batches import Batches
+from covseg_lib.training.callbacks import Backup, BestWeights, History, ShuffleBatches
+from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import Recipe
-from covseg_lib.training.unet import build_unet
 
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run: its recipe, the model with its best weights, the history and the timing."""
-
-    recipe: Recipe
-    model: keras.Model
-    history: pd.DataFrame
-    timing: dict
+PATIENCE = 3  # epochs without any predicted lesion before the log warns of a collapse
 
 
 @dataclass(frozen=True)
@@ -176,7 +165,7 @@ def train(
     """
     keras.utils.set_random_seed(recipe.seed)
     with devices.all_devices():
-        model = compile_model(recipe)
+        model = models.compile_model(recipe, batches.count_steps(study, recipe))
     with open_training(recipe, study, resume, backup_every, log) as training:
         model.fit(
             training.batches,
@@ -187,64 +176,61 @@ def train(
             shuffle=False,  # the batches are shuffled by seed and epoch
             verbose=0,
         )
-    return load_run(study, recipe.run)
+    return models.load_run(study, recipe.run)
 
 
-def build_model(recipe: Recipe) -> keras.Model:
-    """Return the untrained U-Net of a recipe, in the precision for this machine."""
-    policy = devices.dtype_policy(recipe.precision)
-    size = recipe.preprocessing["size"]
-    return build_unet(size, recipe.base_filters, recipe.depth, recipe.lesion_prior, policy)
+class ProgressLog(keras.callbacks.Callback):
+    """Print one line for each epoch, and a warning if the model collapses to the empty mask.
 
-
-def compile_model(recipe: Recipe) -> keras.Model:
-    """Return the untrained U-Net of a recipe, compiled with its objective and Adam."""
-    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
-    policy = devices.dtype_policy(recipe.precision)
-    model.compile(
-        optimizer=devices.make_adam(recipe.learning_rate, recipe.clipnorm, policy),
-        loss=objective.loss,
-        metrics=[objective.metric(), PositiveRate()],
-    )
-    return model
-
-
-def load_run(study: Study, name: str) -> Run:
-    """Return a finished run of a study with its best weights; errors as for `read_run`."""
-    return read_run(study.path("recipe", run=name).parent)
-
-
-def read_run(folder: Path) -> Run:
-    """Return the finished run in a folder with its best weights.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no finished run; the message names the notebooks that train.
-    ValueError
-        Files are damaged or do not belong together.
+    Parameters
+    ----------
+    rows : list of dict
+        The history, which `History` extends.
+    metric : str
+        Name of the metric, as "dice".
+    epochs : int
+        Number of epochs in all.
+    log : function of str
+    advice : str
+        Ends the warning.
     """
-    names = ("recipe", "history", "weights", "timing")
-    paths = {part: Path(folder) / Path(LAYOUT[part][0]).name for part in names}
-    missing = [path.name for path in paths.values() if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"no finished run in {folder} (no {', '.join(missing)}): expected the folder of a run, "
-            "as study/models/dice; run notebook 03, 04 or 05 first, or again if it was interrupted"
-        )
-    try:
-        recipe = recipes.recipe_from_dict(files.read_json(paths["recipe"]))
-        needed = {"window_hu", "step", "size", "mean", "std"}
-        lacks = sorted(needed - recipe.preprocessing.keys())
-        if lacks:
-            raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
-        model = build_model(recipe)
-        model.load_weights(paths["weights"])
-        history = files.read_csv(paths["history"])
-    except (TypeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
-            "folder again, or train it again"
-        ) from error
-    return Run(recipe, model, history, files.read_json(paths["timing"]))
+
+    def __init__(
+        self,
+        rows: list[dict],
+        metric: str,
+        epochs: int,
+        log: Callable[[str], None] = print,
+        advice: str = "",
+    ):
+        super().__init__()
+        self.rows, self.metric, self.epochs = rows, metric, epochs
+        self.log, self.advice = log, advice
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Print the line of this epoch."""
+        self.log(progress_line(self.rows, self.metric, self.epochs))
+        if has_just_collapsed(self.rows):
+            self.log(
+                f"WARNING: no lesion predicted on any validation slice for {PATIENCE} epochs. "
+                f"The model has collapsed to the empty mask and seldom recovers. {self.advice}"
+            )
+
+
+def progress_line(rows: list[dict], metric: str, epochs: int) -> str:
+    """Return a line about the last epoch of a history: scores, seconds, minutes left."""
+    now, first = rows[-1], len(rows) == 1
+    times = [row["seconds"] for row in rows[1:]] or [now["seconds"]]  # the first one is slower
+    left = (epochs - now["epoch"]) * np.median(times) / 60
+    return (
+        f"epoch {now['epoch']:3d}/{epochs}  loss {now['loss']:.4f}  {metric} {now[metric]:.4f}  "
+        f"val_loss {now['val_loss']:.4f}  val_{metric} {now[f'val_{metric}']:.4f}  "
+        f"{now['seconds']:.1f} s, {'less than ' if first else ''}{left:.1f} min left"
+    )
+
+
+def has_just_collapsed(rows: list[dict]) -> bool:
+    """Return whether exactly the last `PATIENCE` epochs predicted no lesion at all."""
+    empty = [row["val_positive_rate"] == 0 for row in rows]
+    before, last = empty[:-PATIENCE], empty[-PATIENCE:]
+    return len(last) == PATIENCE and all(last) and not (before and before[-1])

@@ -12,6 +12,8 @@ def build_unet(
     depth: int = 4,
     lesion_prior: float = 0.01,
     dtype: str = "float32",
+    channels: int = 1,
+    norm_layer: str = "none",
 ) -> keras.Model:
     """Build the U-Net: a slice goes in, the probability of a lesion comes out for every pixel.
 
@@ -31,11 +33,16 @@ def build_unet(
         With 0.5 (a bias of 0) the network first learns "no lesion anywhere", and may stay there.
     dtype : str
         Keras' dtype policy of all layers but the last, whose sigmoid is computed in float32.
+    channels : int
+        The slice itself is the only one in the report.
+    norm_layer : "none", "instance" or "group"
+        After each 3 x 3 convolution: nothing, as in the report; or GroupNormalization, with each
+        filter for itself ("instance"), or filters in up to 8 groups.
 
     Returns
     -------
     keras.Model
-        (B, size, size, 1) standardised slices -> (B, size, size, 1) probabilities, float32.
+        (B, size, size, channels) normalised slices -> (B, size, size, 1) probabilities, float32.
 
     Raises
     ------
@@ -51,33 +58,37 @@ def build_unet(
         raise ValueError(
             f"size {size} cannot be halved {depth} times: expected a multiple of {2**depth}"
         )
-    inputs = keras.Input((size, size, 1))  # (B, 256, 256, 1)
+    inputs = keras.Input((size, size, channels))  # (B, 256, 256, 1)
     x, skips = inputs, []
     for level in range(depth):  # (B, 256, 256, 32) ... (B, 32, 32, 256)
-        x = _convolve_twice(x, base_filters * 2**level, dtype)
+        x = _convolve_twice(x, base_filters * 2**level, dtype, norm_layer)
         skips.append(x)
         x = layers.MaxPooling2D(2, dtype=dtype)(x)
-    x = _convolve_twice(x, base_filters * 2**depth, dtype)  # (B, 16, 16, 512)
+    x = _convolve_twice(x, base_filters * 2**depth, dtype, norm_layer)  # (B, 16, 16, 512)
     for level in reversed(range(depth)):  # (B, 32, 32, 256) ... (B, 256, 256, 32)
         filters = base_filters * 2**level
         x = layers.Conv2DTranspose(
             filters, 2, strides=2, kernel_initializer="he_normal", dtype=dtype
         )(x)
         x = layers.Concatenate(dtype=dtype)([skips[level], x])
-        x = _convolve_twice(x, filters, dtype)
+        x = _convolve_twice(x, filters, dtype, norm_layer)
     prior = keras.initializers.Constant(math.log(lesion_prior / (1 - lesion_prior)))
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32")(x)
     return keras.Model(inputs, outputs, name="unet")  # (B, 256, 256, 1)
 
 
-def _convolve_twice(x, filters, dtype):
+def _convolve_twice(x, filters, dtype, norm_layer):
     for _ in range(2):
         x = layers.Conv2D(
             filters,
             3,
             padding="same",
-            activation="relu",
+            activation="relu" if norm_layer == "none" else None,
             kernel_initializer="he_normal",
             dtype=dtype,
         )(x)
+        if norm_layer != "none":
+            groups = filters if norm_layer == "instance" else math.gcd(filters, 8)
+            x = layers.GroupNormalization(groups, dtype=dtype)(x)
+            x = layers.ReLU(dtype=dtype)(x)
     return x

@@ -1,0 +1,86 @@
+"""Random changes of the training slices, so that the network sees more patients than there are."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+VALUES = (-6.0, 6.0)  # normalised images are within; the layers below need a range
+
+
+class Augmentation:
+    """Change slices at random: position and size with their masks, intensities without.
+
+    The layers are Keras' own, except for gamma. Each slice is mirrored left-right (half of them),
+    rotated, zoomed and shifted; the mask and the channel of the lungs move with it. Then contrast,
+    brightness, gamma and sharpness of its CT channels change.
+
+    The changes follow from the seed alone, so a resumed training sees the same slices.
+
+    Parameters
+    ----------
+    lungs : bool
+        Whether the last channel is a lung mask, whose values do not change.
+    """
+
+    def __init__(self, lungs: bool = False):
+        self.lungs = lungs
+        moved = {"fill_mode": "nearest"}
+        self.moving = [
+            layers.RandomFlip("horizontal"),
+            layers.RandomRotation(30 / 360, **moved),
+            layers.RandomZoom(0.25, **moved),
+            layers.RandomTranslation(0.1, 0.1, **moved),
+        ]
+        self.fading = [
+            layers.RandomContrast(0.3, value_range=VALUES),
+            layers.RandomBrightness(0.03, value_range=VALUES),  # of the range: 0.36
+            layers.RandomGaussianBlur(0.3, kernel_size=3, sigma=1.0, value_range=VALUES),
+        ]
+
+    def __call__(
+        self, images: np.ndarray, masks: np.ndarray, seed: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return changed slices and masks.
+
+        Parameters
+        ----------
+        images : (B, size, size, channels) float32 array
+        masks : (B, size, size, 1) uint8 array
+        seed : tuple of int
+            The same seed gives the same changes.
+        """
+        rng = np.random.default_rng(seed)
+        seeds = keras.random.SeedGenerator(int(rng.integers(2**31)))
+        count = images.shape[-1]
+        both = np.concatenate([images, masks.astype(np.float32)], axis=-1)
+        ct = count - 1 if self.lungs else count
+        values, stencils = ops.convert_to_tensor(both[..., :ct]), both[..., ct:]
+        stencils = ops.convert_to_tensor(stencils)
+        for layer in self.moving:
+            change = layer.get_random_transformation(values, seed=seeds)
+            values = layer.transform_images(values, change)
+            stencils = layer.transform_segmentation_masks(stencils, change)
+        for layer in self.fading:
+            change = layer.get_random_transformation(values, seed=seeds)
+            values = layer.transform_images(values, change)
+        values = change_gamma(ops.convert_to_numpy(values), rng)
+        stencils = ops.convert_to_numpy(stencils)
+        images = np.concatenate([values, stencils[..., :-1]], axis=-1)
+        return images, stencils[..., -1:].astype(np.uint8)
+
+
+def change_gamma(images: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
+    """Raise half of the images to a random power: scaled to 0..1, and back to their range.
+
+    Parameters
+    ----------
+    images : (B, H, W, C) float32 array
+    rng : numpy.random.Generator
+    strength : float
+        The exponent is exp(-strength) to exp(strength).
+    """
+    exponent = np.exp(rng.uniform(-strength, strength, len(images)))
+    exponent[rng.random(len(images)) < 0.5] = 1
+    low = images.min(axis=(1, 2, 3), keepdims=True)
+    span = np.maximum(images.max(axis=(1, 2, 3), keepdims=True) - low, 1e-6)
+    return ((images - low) / span) ** exponent.astype(np.float32)[:, None, None, None] * span + low

@@ -1,0 +1,137 @@
+"""From a recipe to a model: built, compiled, or read back from the folder of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import pandas as pd
+
+from covseg_lib import files
+from covseg_lib.settings import LESION_THRESHOLD
+from covseg_lib.study import LAYOUT, Study
+from covseg_lib.training import devices, recipes
+from covseg_lib.training.objectives import OBJECTIVES, PositiveRate, bce_dice_loss
+from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.unet import build_unet
+
+WEIGHT_DECAY = 1e-4
+WARM_UP = 0.1  # the part of all steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """How probabilities become a mask; the default is the report's.
+
+    threshold : a pixel with at least this probability is predicted as lesion
+    smallest_ml : connected lesions of a scan that are smaller are dropped
+    mirror : whether each slice is also predicted mirrored left-right, and both are averaged
+    """
+
+    threshold: float = LESION_THRESHOLD
+    smallest_ml: float = 0.0
+    mirror: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its recipe, the model with its best weights, the history and the timing."""
+
+    recipe: Recipe
+    model: keras.Model
+    history: pd.DataFrame
+    timing: dict
+    postprocessing: Postprocessing = Postprocessing()
+
+
+def build_model(recipe: Recipe) -> keras.Model:
+    """Return the untrained U-Net of a recipe, in the precision for this machine."""
+    return build_unet(
+        recipe.preprocessing["size"],
+        recipe.base_filters,
+        recipe.depth,
+        recipe.lesion_prior,
+        dtype=devices.dtype_policy(recipe.precision),
+        channels=recipe.channels,
+        norm_layer=recipe.norm_layer,
+    )
+
+
+def compile_model(recipe: Recipe, steps: int = 0) -> keras.Model:
+    """Return the untrained U-Net of a recipe, compiled; `steps` as for `make_optimizer`."""
+    model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
+    model.compile(
+        optimizer=make_optimizer(recipe, steps),
+        loss=bce_dice_loss if recipe.loss == "bce_dice" else objective.loss,
+        metrics=[objective.metric(), PositiveRate()],
+    )
+    return model
+
+
+def make_optimizer(recipe: Recipe, steps: int = 0) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a recipe.
+
+    Adam has a constant learning rate, as in the report. For AdamW it rises in the first tenth of
+    all `steps` of the training, and then falls to 0 as a cosine. Raises ValueError for AdamW
+    without `steps`.
+    """
+    policy = devices.dtype_policy(recipe.precision)
+    if recipe.optimizer == "adam":
+        return devices.make_adam(recipe.learning_rate, recipe.clipnorm, policy)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: expected the number of all steps of the training")
+    warm_up = max(1, round(WARM_UP * steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(1, steps - warm_up),
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warm_up,
+    )
+    return devices.make_adam(schedule, recipe.clipnorm, policy, WEIGHT_DECAY)
+
+
+def load_run(study: Study, name: str) -> Run:
+    """Return a finished run of a study with its best weights; errors as for `read_run`."""
+    return read_run(study.path("recipe", run=name).parent)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the finished run in a folder with its best weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no finished run; the message names the notebooks that train.
+    ValueError
+        Files are damaged or do not belong together.
+    """
+    names = ("recipe", "history", "weights", "timing")
+    paths = {part: Path(folder) / Path(LAYOUT[part][0]).name for part in names}
+    missing = [path.name for path in paths.values() if not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"no finished run in {folder} (no {', '.join(missing)}): expected the folder of a run, "
+            "as study/models/dice; run notebook 03, 04 or 05 first, or again if it was interrupted"
+        )
+    try:
+        recipe = recipes.recipe_from_dict(files.read_json(paths["recipe"]))
+        needed = {"window_hu", "step", "size", "mean", "std"}
+        lacks = sorted(needed - recipe.preprocessing.keys())
+        if lacks:
+            raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
+        model = build_model(recipe)
+        model.load_weights(paths["weights"])
+        history = files.read_csv(paths["history"])
+        rules = read_postprocessing(folder)
+    except (TypeError, ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
+            "folder again, or train it again"
+        ) from error
+    return Run(recipe, model, history, files.read_json(paths["timing"]), rules)
+
+
+def read_postprocessing(folder: Path) -> Postprocessing:
+    """Return how the probabilities of the run in a folder become masks."""
+    path = Path(folder) / Path(LAYOUT["postprocessing"][0]).name
+    return Postprocessing(**files.read_json(path)) if path.exists() else Postprocessing()

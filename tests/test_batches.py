@@ -1,0 +1,110 @@
+"""What the network sees of a study's slices: channels, normalisation, sampling."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covseg_lib.data import preprocessing
+from covseg_lib.training import batches
+
+
+@pytest.fixture
+def landmarks(tiny_study, tiny_recipe):
+    """A recipe with all channels, and a study whose lungs are the lesions and the pixel beside."""
+    masks = np.load(tiny_study.path("masks"))
+    lungs = np.zeros_like(masks)
+    lungs[:, :, :8] = 1
+    np.save(tiny_study.path("lungs"), lungs)
+    recipe = replace(tiny_recipe, normalisation="volume", neighbours=1, lungs="given")
+    return recipe, tiny_study, lungs
+
+
+def test_the_reports_inputs_are_the_standardised_slices(tiny_study, tiny_recipe):
+    inputs, masks = batches.open_inputs(tiny_study, tiny_recipe)
+    images = np.load(tiny_study.path("images"))
+    assert (inputs[np.arange(25)] == images).all()
+    assert inputs[np.array([3])].dtype == np.float32
+    assert (masks == np.load(tiny_study.path("masks"))).all()
+
+
+def test_neighbours_and_lungs_become_channels(landmarks):
+    recipe, study, lungs = landmarks
+    inputs = batches.open_inputs(study, recipe)[0][np.arange(25)]
+    assert inputs.shape == (25, 16, 16, recipe.channels) == (25, 16, 16, 4)
+    assert (inputs[1:4, ..., 0] == inputs[0:3, ..., 1]).all()  # the slice below
+    assert (inputs[1:4, ..., 2] == inputs[2:5, ..., 1]).all()  # the slice above
+    assert (inputs[4, ..., 2] == inputs[4, ..., 1]).all()  # none above: the next case begins
+    assert (inputs[5, ..., 0] == inputs[5, ..., 1]).all()
+    assert (inputs[..., 3] == lungs[..., 0]).all()
+
+
+def test_each_volume_gets_its_own_mean_and_deviation(landmarks):
+    recipe, study, _ = landmarks
+    inputs = batches.open_inputs(study, recipe)[0][np.arange(25)]
+    for first in range(0, 25, 5):
+        volume = inputs[first : first + 5, ..., 1]
+        assert volume.mean() == pytest.approx(0, abs=1e-5)
+        assert volume.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_recipe_of_lungs_needs_lungs(tiny_study, tiny_recipe):
+    with pytest.raises(FileNotFoundError, match=r"no lungs.npy .*if every case has a lung mask"):
+        batches.open_inputs(tiny_study, replace(tiny_recipe, target="lungs"))
+    with pytest.raises(
+        FileNotFoundError, match=r"no lungs_fold1_lungs.npy .* run `prediction.predict_lungs`"
+    ):
+        batches.open_inputs(tiny_study, replace(tiny_recipe, lungs="lungs", fold=1))
+    with pytest.raises(ValueError, match='"landmarks" needs lung masks: set LUNGS to "given"'):
+        batches.open_inputs(tiny_study, replace(tiny_recipe, normalisation="landmarks"))
+
+
+def test_patients_and_lesions_are_drawn_equally_often():
+    """Patient a has 90 slices with one lesion, patient b has 10 with five, c has none."""
+    patients = pd.Series(["a"] * 90 + ["b"] * 10 + ["c"] * 20)
+    has_lesion = pd.Series(np.isin(np.arange(120), [7, 91, 93, 95, 97, 99]))
+    rng = np.random.default_rng(0)
+    rows = np.arange(1000, 1120)
+    drawn = np.concatenate(
+        [batches.balanced_rows(rows, patients, has_lesion, rng) for _ in range(50)]
+    )
+    assert drawn.shape == (6000,)
+    lesion, any_slice = drawn[1::2] - 1000, drawn[::2] - 1000
+    assert has_lesion[lesion].all()
+    assert (patients[lesion] == "a").mean() == pytest.approx(1 / 2, abs=0.03)
+    for patient in "abc":
+        assert (patients[any_slice] == patient).mean() == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_balanced_training_batches_are_of_training_slices(tiny_study, tiny_recipe):
+    recipe = replace(tiny_recipe, sampling="balanced", batch_size=4)
+    train, validation = batches.make_batches(tiny_study, recipe)
+    rows = np.concatenate(train.batches)
+    allowed = preprocessing.subset_rows(tiny_study, "train")
+    assert set(rows) <= set(allowed)
+    assert len(rows) == len(allowed)
+    masks = np.load(tiny_study.path("masks"))[rows]
+    assert masks.any(axis=(1, 2, 3))[1::2].all()
+    expected = preprocessing.subset_rows(tiny_study, "validation")
+    assert sorted(np.concatenate(validation.batches)) == sorted(expected)
+
+
+def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):
+    recipe = replace(tiny_recipe, augmentation=True)
+    train, validation = batches.make_batches(tiny_study, recipe)
+    again = batches.make_batches(tiny_study, recipe)[0]
+    first = train[0]
+    assert all((a == b).all() for a, b in zip(first, again[0], strict=True))
+    assert (train[0][0] == first[0]).all()
+    train.shuffle(1)
+    train.shuffle(0)
+    assert (train[0][0] == first[0]).all()
+    plain = batches.make_batches(tiny_study, tiny_recipe)
+    assert (first[0] != plain[0][0][0]).any()
+    assert (validation[0][0] == plain[1][0][0]).all()
+
+
+def test_the_steps_of_a_training_are_counted(tiny_study, tiny_recipe):
+    train = batches.make_batches(tiny_study, tiny_recipe)[0]
+    assert batches.count_steps(tiny_study, replace(tiny_recipe, epochs=7)) == 7 * len(train)
