@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from covseg_lib.data import preprocessing
-from covseg_lib.training import batches
+from covseg_lib.training import batches, recipes
 
 
 @pytest.fixture
@@ -107,4 +107,4 @@ def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):
 
 def test_the_steps_of_a_training_are_counted(tiny_study, tiny_recipe):
     train = batches.make_batches(tiny_study, tiny_recipe)[0]
-    assert batches.count_steps(tiny_study, replace(tiny_recipe, epochs=7)) == 7 * len(train)
+    assert recipes.count_steps(tiny_study, replace(tiny_recipe, epochs=7)) == 7 * len(train)

@@ -214,12 +214,6 @@ def balanced_rows(
     return np.array([rng.choice(slices) for slices in drawn])
 
 
-def count_steps(study: Study, recipe: Recipe) -> int:
-    """Return the number of all steps of a training, for the schedule of the learning rate."""
-    rows = preprocessing.subset_rows(study, "train", split=recipe.split, fold=recipe.fold)
-    return recipe.epochs * -(-len(rows) // recipe.batch_size)
-
-
 def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:
     """Raise ValueError if no training slice has a lesion; warn if no validation slice has one."""
     lesions = preprocessing.slice_table(study)["lesion_pixels"].to_numpy()

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from covseg_lib import files
-from covseg_lib.data import splits
+from covseg_lib.data import preprocessing, splits
 from covseg_lib.settings import OBJECTIVE_NAMES, PRECISIONS
 from covseg_lib.study import Study
 
@@ -147,6 +147,12 @@ def make_recipe(
 def run_name(model: str, fold: int) -> str:
     """Return the name of the run of a model for a fold: dice, dice_fold1, dice_fold2."""
     return f"{model}_fold{fold}" if fold else model
+
+
+def count_steps(study: Study, recipe: Recipe) -> int:
+    """Return the number of all steps of a training, for the schedule of the learning rate."""
+    rows = preprocessing.subset_rows(study, "train", split=recipe.split, fold=recipe.fold)
+    return recipe.epochs * -(-len(rows) // recipe.batch_size)
 
 
 def recipe_from_dict(fields: dict) -> Recipe:

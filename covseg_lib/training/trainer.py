@@ -165,7 +165,7 @@ def train(
     """
     keras.utils.set_random_seed(recipe.seed)
     with devices.all_devices():
-        model = models.compile_model(recipe, batches.count_steps(study, recipe))
+        model = models.compile_model(recipe, recipes.count_steps(study, recipe))
     with open_training(recipe, study, resume, backup_every, log) as training:
         model.fit(
             training.batches,
