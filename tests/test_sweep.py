@@ -255,7 +255,10 @@ def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_continues(tiny_study):
     command = ["sweep", "--study", str(tiny_study.root), "--notebook", "05", "--vary", "EPOCHS=400"]
     command += ["-p", "BASE_FILTERS", "2", "-p", "LEARNING_RATE", "0.01"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "covseg_lib", *command], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "covseg_lib", *command],
+        stderr=subprocess.DEVNULL,
+        # a shell that starts the tests in the background lets them ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not any(tiny_study.path("backup", run="dice_epochs400").glob("*.npz")):
         assert process.poll() is None
