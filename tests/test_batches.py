@@ -56,7 +56,7 @@ def test_a_recipe_of_lungs_needs_lungs(tiny_study, tiny_recipe):
         FileNotFoundError, match=r"no lungs_fold1_lungs.npy .* run `prediction.predict_lungs`"
     ):
         batches.open_inputs(tiny_study, replace(tiny_recipe, lungs="lungs", fold=1))
-    with pytest.raises(ValueError, match='"landmarks" needs lung masks: set LUNGS to "given"'):
+    with pytest.raises(ValueError, match='"landmarks" needs lung masks: set lungs to "given"'):
         batches.open_inputs(tiny_study, replace(tiny_recipe, normalisation="landmarks"))
 
 

@@ -121,7 +121,7 @@ def _counted(path):
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     lines = [
         line
-        for source in code[1:]  # without the form of the parameters
+        for source in code
         for line in source.splitlines()
         if line.strip() and not line.startswith("#")
     ]

@@ -132,8 +132,8 @@ def _landmarks(case, volume, lungs, tissue):
     """Return the median of the lungs and the median of the soft tissue."""
     if lungs is None:
         raise ValueError(
-            'NORMALISATION = "landmarks" needs lung masks: set LUNGS to "given", or to the name of '
-            "a lung model"
+            'normalisation="landmarks" needs lung masks: set lungs to "given", or to the name of a '
+            "lung model"
         )
     inside = volume[lungs > 0]
     outside = volume[(lungs == 0) & (volume > tissue[0]) & (volume < tissue[1])]
@@ -141,6 +141,6 @@ def _landmarks(case, volume, lungs, tissue):
         missing = "soft tissue" if inside.size else "lungs"
         raise ValueError(
             f"no {missing} found in {case}, which the landmarks need: expected a CT of the chest; "
-            'look at its slices, or choose NORMALISATION = "volume"'
+            'look at its slices, or choose normalisation="volume"'
         )
     return np.median(inside), np.median(outside)
