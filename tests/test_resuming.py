@@ -280,6 +280,15 @@ def test_a_run_begun_in_one_precision_goes_on_in_another(cut, recipe, monkeypatc
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
+def test_a_threshold_chosen_for_the_weights_before_is_forgotten(finished, recipe):
+    path = finished.path("postprocessing", run="dice")
+    files.write_json(path, {"threshold": 0.3})
+    assert models.load_run(finished, "dice").postprocessing.threshold == 0.3
+    run = trainer.train(replace(recipe, epochs=5), finished)
+    assert run.postprocessing.threshold == 0.5
+    assert not path.exists()
+
+
 def test_a_finished_run_without_backup_cannot_be_continued(finished, recipe):
     shutil.rmtree(finished.path("backup", run="dice"))
     with pytest.raises(ValueError, match=r"epochs 4, now 6, and no .*backup to resume from"):

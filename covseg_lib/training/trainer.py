@@ -80,7 +80,7 @@ def open_training(
         files.locked(lock, f"training the run {recipe.run} of {study.root}"),
         devices.all_devices() as shares,
     ):
-        names = ("recipe", "history", "timing", "weights", "backup")
+        names = ("recipe", "history", "timing", "weights", "backup", "postprocessing")
         paths = {name: study.path(name, run=recipe.run) for name in names}
         if not resume:
             shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
@@ -104,7 +104,8 @@ def open_training(
 def _start(recipe, paths, rows):
     """Write the recipe, and the history of a resumed run."""
     files.remove_temporary_files(paths["recipe"].parent)
-    paths["timing"].unlink(missing_ok=True)
+    for name in ("timing", "postprocessing"):  # of the weights before
+        paths[name].unlink(missing_ok=True)
     files.write_json(paths["recipe"], asdict(recipe))
     if rows:
         files.write_csv(paths["history"], pd.DataFrame(rows))
