@@ -17,15 +17,15 @@ from tqdm import tqdm
 
 from covseg_lib import files
 from covseg_lib.data import nifti, preprocessing, resizing, slicing, volumes
-from covseg_lib.evaluation import metrics
+from covseg_lib.evaluation import metrics, tables
+from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
 
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
     from covseg_lib.training.models import Postprocessing, Run
 
 BATCH = 8  # slices of a volume that are predicted at a time
-THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9)  # that validation chooses from
-SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # that validation chooses from
 
 
 def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.ndarray:
@@ -98,16 +98,17 @@ def choose_postprocessing(run: Run, study: Study) -> Run:
     inputs, masks = batches.open_inputs(study, run.recipe)
     cases = preprocessing.slice_table(study)["case"].loc[rows]
     seen, best, best_dice = inputs[rows], run.postprocessing, -1.0
+    thresholds = sorted(tables.THRESHOLDS, key=lambda threshold: abs(threshold - LESION_THRESHOLD))
     for mirror in (False, True):
         rules = replace(run.postprocessing, mirror=mirror)
         probabilities = predict_slices(replace(run, postprocessing=rules), seen)
-        for threshold, smallest in itertools.product(THRESHOLDS, SMALLEST_ML):
+        for threshold, smallest in itertools.product(thresholds, SMALLEST_ML):
             rules = replace(rules, threshold=threshold, smallest_ml=smallest)
             predicted = study_masks(study, cases, probabilities, rules)
             counts = metrics.add_counts(cases.to_frame(), masks[rows], predicted)
             sums = counts.groupby("case")[metrics.COUNTS].sum()
             dice = metrics.score_columns(sums, ["dice"])["dice"].mean()
-            if dice > best_dice + 1e-6:  # of equals the simplest, which comes first
+            if dice > best_dice + 1e-6:  # of equals the first, which is the simplest
                 best, best_dice = rules, dice
     files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(best))
     return replace(run, postprocessing=best)
@@ -233,7 +234,8 @@ def _read_inputs(recipe, path, lungs):
 def levels_to_mask(levels: np.ndarray, rules: Postprocessing, voxel_ml: float) -> np.ndarray:
     """Return the mask, uint8 in {0, 1}, of probabilities (S, H, W) uint8, where 255 means 1.
 
-    It is the same as without rounding: 0.5 is 127.5, which was rounded up to 128.
+    At a threshold of 0.5 it is the same as without rounding: 0.5 is 127.5, which was rounded up to
+    128. At others, a probability may be 0.002 below the threshold.
     """
     mask = (levels >= math.ceil(255 * rules.threshold)).view(np.uint8)
     return drop_small(mask, rules.smallest_ml / voxel_ml) if rules.smallest_ml else mask
