@@ -92,7 +92,7 @@ def test_a_mask_keeps_its_place_through_slicing_and_back(tmp_path, axes, step):
 
 
 def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
-    tiny_study, tiny_recipe, tiny_dataset
+    tiny_study, tiny_recipe, tiny_dataset, tmp_path
 ):
     masks = np.load(tiny_study.path("masks"))
     np.save(tiny_study.path("lungs"), masks)
@@ -106,6 +106,10 @@ def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
     for level, probability in zip(levels, of_slices, strict=True):
         whole = resizing.resize_to_scan(probability, (16, 20))
         assert np.abs(level / 255 - whole).max() < 0.01
+    moved = nib.load(case.mask)
+    nib.save(nib.Nifti1Image(moved.dataobj, moved.affine + 9), tmp_path / "moved.nii.gz")
+    with pytest.raises(ValueError, match="lung mask lie in different places"):
+        prediction.predict_probabilities(run, case.image, tmp_path / "moved.nii.gz")
     with pytest.raises(ValueError, match=r"run dice needs a lung mask for scan_1.nii.gz"):
         prediction.predict_probabilities(run, case.image)
 

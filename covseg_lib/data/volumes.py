@@ -124,12 +124,12 @@ def read_mask(path: Path, what: str = "mask", step: int = 1) -> tuple[np.ndarray
     return _convert(voxels, header, step, lambda plane: plane > 0), header
 
 
-def read_lung_mask(path: Path, like: nib.Nifti1Header) -> np.ndarray:
-    """Read a scan's lung mask upright: (S, H, W) bool, True in the lungs.
+def read_lung_mask(path: Path, like: nib.Nifti1Header, step: int = 1) -> np.ndarray:
+    """Read a scan's lung mask upright, every `step`-th row and column: (S, H, W) bool.
 
     Raises ValueError if it is empty, or does not fit the scan with the header `like`.
     """
-    lungs, header = read_mask(path, "lung mask")
+    lungs, header = read_mask(path, "lung mask", step)
     problem = geometry_mismatch(like, header, "lung mask")
     if not problem and not lungs.any():
         problem = "it is empty: expected labels above 0 in the lungs"

@@ -226,7 +226,7 @@ def _read_inputs(recipe, path, lungs):
     images = resizing.standardise(images[..., None], made_with["mean"], made_with["std"])
     masks = None
     if recipe.lungs != "none":
-        whole = volumes.read_mask(lungs, "lung mask", step)[0]
+        whole = volumes.read_lung_mask(lungs, header, step)
         masks = np.stack([resizing.resize_mask(mask, size) for mask in whole])[..., None]
     return batches.make_inputs(recipe, images, np.full(len(images), path.name), masks), header
 
