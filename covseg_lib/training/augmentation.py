@@ -8,7 +8,7 @@ VALUES = (-6.0, 6.0)  # normalised images are within; the layers below need a ra
 
 
 class Augmentation:
-    """Change slices at random: position and size with their masks, intensities without.
+    """Change slices at random: the geometry together with their masks, then the intensities.
 
     The layers are Keras' own, except for gamma. Each slice is mirrored left-right (half of them),
     rotated, zoomed and shifted; the mask and the channel of the lungs move with it. Then contrast,
@@ -24,14 +24,14 @@ class Augmentation:
 
     def __init__(self, lungs: bool = False):
         self.lungs = lungs
-        moved = {"fill_mode": "nearest"}
-        self.moving = [
+        options = {"fill_mode": "nearest"}
+        self.geometric = [
             layers.RandomFlip("horizontal"),
-            layers.RandomRotation(30 / 360, **moved),
-            layers.RandomZoom(0.25, **moved),
-            layers.RandomTranslation(0.1, 0.1, **moved),
+            layers.RandomRotation(30 / 360, **options),
+            layers.RandomZoom(0.25, **options),
+            layers.RandomTranslation(0.1, 0.1, **options),
         ]
-        self.fading = [
+        self.intensity = [
             layers.RandomContrast(0.3, value_range=VALUES),
             layers.RandomBrightness(0.03, value_range=VALUES),  # of the range: 0.36
             layers.RandomGaussianBlur(0.3, kernel_size=3, sigma=1.0, value_range=VALUES),
@@ -51,22 +51,21 @@ class Augmentation:
         """
         rng = np.random.default_rng(seed)
         seeds = keras.random.SeedGenerator(int(rng.integers(2**31)))
-        count = images.shape[-1]
-        both = np.concatenate([images, masks.astype(np.float32)], axis=-1)
-        ct = count - 1 if self.lungs else count
-        values, stencils = ops.convert_to_tensor(both[..., :ct]), both[..., ct:]
-        stencils = ops.convert_to_tensor(stencils)
-        for layer in self.moving:
-            change = layer.get_random_transformation(values, seed=seeds)
-            values = layer.transform_images(values, change)
-            stencils = layer.transform_segmentation_masks(stencils, change)
-        for layer in self.fading:
-            change = layer.get_random_transformation(values, seed=seeds)
-            values = layer.transform_images(values, change)
-        values = change_gamma(ops.convert_to_numpy(values), rng)
-        stencils = ops.convert_to_numpy(stencils)
-        images = np.concatenate([values, stencils[..., :-1]], axis=-1)
-        return images, stencils[..., -1:].astype(np.uint8)
+        channels = images.shape[-1] - self.lungs  # of CT
+        ct = ops.convert_to_tensor(images[..., :channels])
+        binary = np.concatenate([images[..., channels:], masks.astype(np.float32)], axis=-1)
+        binary = ops.convert_to_tensor(binary)  # the lungs, if they are a channel, and the mask
+        for layer in self.geometric:
+            change = layer.get_random_transformation(ct, seed=seeds)
+            ct = layer.transform_images(ct, change)
+            binary = layer.transform_segmentation_masks(binary, change)
+        for layer in self.intensity:
+            change = layer.get_random_transformation(ct, seed=seeds)
+            ct = layer.transform_images(ct, change)
+        ct = change_gamma(ops.convert_to_numpy(ct), rng)
+        binary = ops.convert_to_numpy(binary)
+        images = np.concatenate([ct, binary[..., :-1]], axis=-1)
+        return images, binary[..., -1:].astype(np.uint8)
 
 
 def change_gamma(images: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
