@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import keras
 import numpy as np
@@ -52,9 +52,6 @@ class Inputs:
         """First and last row of each slice's case."""
         codes = pd.factorize(self.cases)[0]
         return np.searchsorted(codes, codes), np.searchsorted(codes, codes, side="right") - 1
-
-    def __len__(self):
-        return len(self.images)
 
     def __getitem__(self, rows):
         rows = np.arange(len(self.images))[rows]
@@ -179,10 +176,7 @@ def make_batches(
     draw = None
     if recipe.sampling == "balanced":
         table = preprocessing.slice_table(study).loc[train]
-
-        def draw(rng):
-            return balanced_rows(train, table["patient"], table["lesion_pixels"] > 0, rng)
-
+        draw = partial(balanced_rows, train, table["patient"], table["lesion_pixels"] > 0)
     augmentation = Augmentation(inputs.lungs is not None) if recipe.augmentation else None
     return (
         Batches(inputs, masks, train, *options, draw, augmentation),
