@@ -89,13 +89,15 @@ def make_optimizer(recipe: Recipe, steps: int = 0) -> keras.optimizers.Optimizer
     return devices.make_adam(schedule, recipe.clipnorm, policy, WEIGHT_DECAY)
 
 
-def load_run(study: Study, name: str) -> Run:
-    """Return a finished run of a study with its best weights; errors as for `read_run`."""
-    return read_run(study.path("recipe", run=name).parent)
+def load_run(study: Study, name: str, model: keras.Model | None = None) -> Run:
+    """Return a finished run of a study; the rest as for `read_run`."""
+    return read_run(study.path("recipe", run=name).parent, model)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, model: keras.Model | None = None) -> Run:
     """Return the finished run in a folder with its best weights.
+
+    They are loaded into `model`, the model that was just trained; without it, one is built.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def read_run(folder: Path) -> Run:
         lacks = sorted(needed - recipe.preprocessing.keys())
         if lacks:
             raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
-        model = build_model(recipe)
+        # without the optimizer, as the weights were saved
+        model = keras.Model(model.inputs, model.outputs) if model else build_model(recipe)
         model.load_weights(paths["weights"])
         history = files.read_csv(paths["history"])
         rules = read_postprocessing(folder)

@@ -177,7 +177,7 @@ def train(
             shuffle=False,  # the batches are shuffled by seed and epoch
             verbose=0,
         )
-    return models.load_run(study, recipe.run)
+    return models.load_run(study, recipe.run, model)
 
 
 class ProgressLog(keras.callbacks.Callback):
