@@ -42,6 +42,15 @@ def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
     assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
+def test_a_run_just_trained_is_the_run_that_is_loaded_later(tiny_study, tiny_recipe):
+    trained = trainer.train(tiny_recipe, tiny_study)
+    loaded = models.load_run(tiny_study, tiny_recipe.run)
+    images, _ = preprocessing.load_slices(tiny_study, "validation")
+    found = [prediction.predict_slices(run, images) for run in (trained, loaded)]
+    assert found[0].shape == found[1].shape == images.shape
+    assert (found[0] == found[1]).all()
+
+
 def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
     """The run of the study trained with seed 0, here again; then one with seed 1."""
     first = models.load_run(trained_study, "dice")

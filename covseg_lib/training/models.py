@@ -121,7 +121,7 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
         if lacks:
             raise ValueError(f"recipe.json lacks {', '.join(lacks)}")
         # without the optimizer, as the weights were saved
-        model = keras.Model(model.inputs, model.outputs) if model else build_model(recipe)
+        model = keras.Model(model.input, model.output) if model else build_model(recipe)
         model.load_weights(paths["weights"])
         history = files.read_csv(paths["history"])
         rules = read_postprocessing(folder)
