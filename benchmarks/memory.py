@@ -70,7 +70,7 @@ def main(folder, count):
     from covseg_lib.data import phantom
 
     anatomy, disease = np.random.default_rng(1), np.random.default_rng(2)
-    image, mask, _ = phantom.draw_chest((42, 256, 256), 7, anatomy, disease)
+    image, mask, _ = phantom.draw_chest(phantom.Phantom(0, 0, 7, (42, 256, 256)), anatomy, disease)
     print("| volumes | slices | seconds | peak memory, GB |\n|---|---|---|---|")
     for count in (5, 20, 100, 1110):
         shutil.rmtree(folder, ignore_errors=True)

@@ -142,7 +142,7 @@ def make_phantom(folder):
     from covseg_lib.data import phantom, volumes
 
     anatomy, disease = np.random.default_rng(1), np.random.default_rng(2)
-    drawn = phantom.draw_chest((20, 256, 256), 7, anatomy, disease)[:2]
+    drawn = phantom.draw_chest(phantom.Phantom(0, 0, 7, (20, 256, 256)), anatomy, disease)[:2]
     shapes = [(f"coronacases_{n:03d}", s, 512, 512) for n, s in enumerate(HU_SLICES, 1)]
     shapes += [
         (f"radiopaedia_{n}_0", s, 630, 401 if s == 110 else 630)

@@ -6,7 +6,6 @@ from typing import Any
 LUNG_WINDOW_HU = (-1250, 250)  # the data's authors convert HU to 0..255 with this window
 LESION_THRESHOLD = 0.5  # a pixel with at least this probability is predicted as lesion
 
-DOWNLOADS = ("zenodo", "medseg")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
 

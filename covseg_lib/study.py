@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.settings import DOWNLOADS, OBJECTIVE_NAMES, merge_settings, plan_settings
+from covseg_lib.settings import OBJECTIVE_NAMES, merge_settings, plan_settings
 
 if TYPE_CHECKING:  # Matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -111,9 +111,9 @@ class Study:
         not mixed with the user's volumes. `settings` replace those of study.json.
         """
         settings = settings or self.settings()
-        if settings["source"] in (*DOWNLOADS, "phantom"):
-            return self.path("dataset") / settings["source"]
-        return Path(settings["dataset"] or self.path("dataset"))
+        if settings["source"] == "folder":
+            return Path(settings["dataset"] or self.path("dataset"))
+        return self.path("dataset") / settings["source"]
 
     def create(self, profile: str, why: str = "", **overrides: Any) -> None:
         """Write study.json.

@@ -1,18 +1,19 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import find_cases
 
-from covseg_lib.data import phantom, volumes
+from covseg_lib.data import phantom, sources, volumes
 from covseg_lib.evaluation import baselines, metrics
 
 SHAPE = (12, 96, 96)
 
 
 def _volume(lesions=4, seed=0, shape=SHAPE):
-    return phantom.draw_chest(
-        shape, lesions, np.random.default_rng(seed), np.random.default_rng(seed + 1)
-    )
+    kind = phantom.Phantom(0, 0, lesions, shape)
+    return phantom.draw_chest(kind, np.random.default_rng(seed), np.random.default_rng(seed + 1))
 
 
 def test_one_seed_gives_one_volume():
@@ -43,23 +44,22 @@ def test_a_threshold_does_not_find_the_lesions():
 
 
 def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
-    small = {
-        case: (seed, n, (6, h // 4, w // 4), o)
-        for case, (seed, n, (_, h, w), o) in phantom.PHANTOMS.items()
-    }
-    monkeypatch.setattr(phantom, "PHANTOMS", small)
-    monkeypatch.setattr(phantom, "PIXEL_MM", 5.6)
     monkeypatch.setattr(phantom, "SLICE_MM", 40.0)
-    gone = phantom.write_dataset(tmp_path) / "CT_scans" / "phantom_02.nii.gz"
+    small = {}
+    for case, kind in phantom.PHANTOMS.items():
+        rows, columns = kind.shape[1:]
+        small[case] = replace(kind, shape=(6, rows // 4, columns // 4), pixel_mm=5.6)
+    gone = sources.write_phantoms(tmp_path, small) / "CT_scans" / "phantom_02.nii.gz"
     gone.unlink()  # is drawn again
-    found = find_cases(phantom.write_dataset(tmp_path))
+    sources.write_phantoms(tmp_path, small)
+    found = find_cases(tmp_path)
     assert len(found) == 12
     assert len({case.patient for case in found}) == 11
     pairs = {case.name: volumes.read_pair(case) for case in found}
     assert not pairs["phantom_03"].mask.any()
-    grey = volumes.to_grey(phantom.draw_phantom("phantom_02").image)
+    grey = volumes.to_grey(phantom.draw_phantom(small["phantom_02"]).image)
     assert (grey == pairs["phantom_02"].image).all()
-    assert (phantom.draw_phantom("phantom_02").mask == pairs["phantom_02"].mask).all()
+    assert (phantom.draw_phantom(small["phantom_02"]).mask == pairs["phantom_02"].mask).all()
     assert pairs["phantom_04"].image.shape[1] != pairs["phantom_04"].image.shape[2]
     stored = {case.name: nib.load(case.image).get_data_dtype() for case in found}
     assert stored["phantom_05"] == np.uint8
@@ -67,3 +67,18 @@ def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     orientations = {nib.aff2axcodes(pair.header.get_best_affine()) for pair in pairs.values()}
     assert len(orientations) > 2
     assert pairs["phantom_02"].header.get_zooms() == pytest.approx((5.6, 5.6, 40.0))
+
+
+def test_varied_phantoms_differ_as_patients_do():
+    kinds = list(phantom.VARIED_PHANTOMS.values())
+    for field in ("pixel_mm", "noise_hu", "window_hu", "lesion_size", "orientation"):
+        assert len({getattr(kind, field) for kind in kinds}) > 3
+    assert len({kind.patient for kind in kinds}) == len(kinds)
+    one, other = (replace(kind, shape=(6, 40, 40), pixel_mm=8.0) for kind in kinds[1:3])
+    medians = []
+    for kind in (one, other):
+        pair = phantom.draw_phantom(kind)
+        assert pair.image.dtype == np.uint8
+        healthy = (pair.lungs > 0) & (pair.mask == 0)
+        medians.append(np.median(pair.image[healthy]))
+    assert abs(medians[0] - medians[1]) > 20  # grey levels of healthy lungs

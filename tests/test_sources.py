@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from covseg_lib.data import phantom, sources
+from covseg_lib.data import sources
 from covseg_lib.settings import plan_settings
 from covseg_lib.study import Study
 
@@ -187,12 +187,14 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
     study = Study(tmp_path)
     fetched = []
     monkeypatch.setattr(sources, "download", lambda *where: fetched.append(where))
-    monkeypatch.setattr(phantom, "write_dataset", lambda folder, seed: (folder, seed))
+    drawn = lambda folder, phantoms, seed: (folder, seed, len(phantoms))  # noqa: E731
+    monkeypatch.setattr(sources, "write_phantoms", drawn)
     sources.prepare_volumes(study, plan_settings("report"))
     assert fetched == [("zenodo", tmp_path / "dataset" / "zenodo", tmp_path / "downloads")]
     assert sources.prepare_volumes(study, plan_settings("demo")) == (
         tmp_path / "dataset" / "phantom",
         0,
+        12,
     )
     assert (
         sources.prepare_volumes(
@@ -203,11 +205,12 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
     assert sources.prepare_volumes(study, plan_settings("demo", dataset="/data")) == (
         tmp_path / "dataset" / "phantom",
         0,
+        12,
     )  # not in /data
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder" or "phantom"'):
+    with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder", "phantom" or'):
         sources.download("kaggle", tmp_path, tmp_path)
 
 

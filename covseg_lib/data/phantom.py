@@ -1,95 +1,94 @@
-"""The phantom data set: synthetic chest CT with lesions, to try everything without a download."""
+"""Phantoms: synthetic chest CT with lesions, to try everything without a download."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 from skimage.filters import gaussian
 
-from covseg_lib import __version__, files, parallel
 from covseg_lib.data.volumes import Pair, to_grey
+from covseg_lib.settings import LUNG_WINDOW_HU
 
-PHANTOMS = {  # case: (patient's seed, lesions, (slices, rows, columns), orientation in the file)
-    "phantom_01_1": (1, 6, (20, 192, 192), "LPS"),
-    "phantom_01_2": (1, 3, (20, 192, 192), "LPS"),  # the same patient later
-    "phantom_02": (2, 8, (22, 192, 192), "RAS"),
-    "phantom_03": (3, 0, (18, 192, 192), "LAS"),  # a healthy chest
-    "phantom_04": (4, 6, (20, 150, 192), "LPS"),  # not square
-    "phantom_05": (5, 7, (22, 192, 192), "RAS"),  # grey levels 0..255 instead of HU
-    "phantom_06": (6, 5, (20, 192, 192), "LPS"),  # with a tilted gantry
-    "phantom_07": (7, 9, (20, 192, 192), "RPI"),
-    "phantom_08": (8, 9, (20, 192, 192), "LPS"),
-    "phantom_09": (9, 4, (20, 192, 192), "RAS"),
-    "phantom_10": (10, 7, (18, 192, 192), "LPS"),
-    "phantom_11": (11, 5, (20, 192, 192), "LPS"),
-}
-SUBFOLDERS = ("CT_scans", "Infection_Mask", "Lung_Mask")
 AIR_HU, LUNG_HU, FAT_HU, SOFT_TISSUE_HU, BLOOD_HU, BONE_HU = -1000, -870, -100, 50, 40, 350
-PIXEL_MM, SLICE_MM = 1.9, 10.0
+SLICE_MM = 10.0
 
 
-def write_dataset(folder: Path, seed: int = 0) -> Path:
-    """Write the phantom data set, twelve volumes of eleven patients, and return its folder.
+@dataclass(frozen=True)
+class Phantom:
+    """What is drawn, and how the scanner stores it.
 
-    Images (CT_scans) are int16 in HU, one is uint8 in 0..255. Lesion masks (Infection_Mask) hold 0
-    and 1, lung masks (Lung_Mask) 0, 1 (right) and 2 (left). The same seed gives the same voxels.
-    If all phantoms of this seed exist already, they are not drawn again.
+    patient, scan : seeds of the body, and of its lesions and noise
+    lesions : number of lesions
+    shape : slices, rows, columns
+    orientation : of the file's axes, as nibabel names it
+    pixel_mm : size of a pixel: with smaller ones the same body fills more of them
+    noise_hu : standard deviation of the scanner's noise
+    window_hu : the file has grey levels of this window; None: it has HU
+    dense : the share of lesions that have a dense core
+    lesion_size : a factor
+    tilt : of the gantry, in degrees
     """
-    marker, drawn = folder / "phantoms.json", {"seed": seed, "version": __version__}
-    paths = [folder / name / f"{case}.nii.gz" for name in SUBFOLDERS for case in PHANTOMS]
-    if marker.exists() and files.read_json(marker) == drawn and all(p.exists() for p in paths):
-        return folder
-    marker.unlink(missing_ok=True)
-    with parallel.executor() as pool:
-        jobs = [(folder, case, seed) for case in PHANTOMS]
-        parallel.run_jobs(pool, _write_case, jobs, "phantoms")
-    files.write_json(marker, drawn)
-    return folder
+
+    patient: int
+    scan: int
+    lesions: int
+    shape: tuple[int, int, int] = (20, 192, 192)
+    orientation: str = "LPS"
+    pixel_mm: float = 1.9
+    noise_hu: float = 28
+    window_hu: tuple[int, int] | None = None
+    dense: float = 0.5
+    lesion_size: float = 1
+    tilt: float = 0
 
 
-def _write_case(folder, case, seed):
-    pair = draw_phantom(case, seed)
-    for name, array in zip(SUBFOLDERS, (pair.image, pair.mask, pair.lungs), strict=True):
-        with files.atomic(folder / name / f"{case}.nii.gz") as temporary:
-            nib.save(_to_nifti(array, case), temporary)
+# All from one scanner. phantom_01_1 and _2 are one patient, 03 is healthy, 04 is not square.
+PHANTOMS = {
+    "phantom_01_1": Phantom(1, 1, 6),
+    "phantom_01_2": Phantom(1, 2, 3),
+    "phantom_02": Phantom(2, 2, 8, (22, 192, 192), "RAS"),
+    "phantom_03": Phantom(3, 3, 0, (18, 192, 192), "LAS"),
+    "phantom_04": Phantom(4, 4, 6, (20, 150, 192)),
+    "phantom_05": Phantom(5, 5, 7, (22, 192, 192), "RAS", window_hu=LUNG_WINDOW_HU),
+    "phantom_06": Phantom(6, 6, 5, tilt=5),
+    "phantom_07": Phantom(7, 7, 9, orientation="RPI"),
+    "phantom_08": Phantom(8, 8, 9),
+    "phantom_09": Phantom(9, 9, 4, orientation="RAS"),
+    "phantom_10": Phantom(10, 0, 7, (18, 192, 192)),
+    "phantom_11": Phantom(11, 1, 5),
+}
+SMALL = (16, 112, 112)
+# Each from another scanner, with another kind of lesion: they differ as patients do.
+VARIED_PHANTOMS = {
+    "varied_01": Phantom(21, 1, 6, SMALL, "LPS", 3.0, 20, (-1250, 250), 0.5, 1.0),
+    "varied_02": Phantom(22, 1, 3, SMALL, "RAS", 3.4, 60, (-1400, 600), 0.0, 1.3),
+    "varied_03": Phantom(23, 1, 9, SMALL, "LAS", 2.8, 35, (-1000, 300), 1.0, 0.6),
+    "varied_04": Phantom(24, 1, 5, SMALL, "LPS", 3.2, 15, (-900, 400), 0.2, 1.0),
+    "varied_05": Phantom(25, 1, 8, SMALL, "RPI", 3.0, 45, (-1350, 150), 0.8, 0.8),
+    "varied_06": Phantom(26, 1, 4, SMALL, "RAS", 2.9, 30, (-1100, 400), 0.0, 1.2),
+    "varied_07": Phantom(27, 1, 7, SMALL, "LPS", 3.3, 50, (-1000, 200), 0.3, 0.7),
+    "varied_08": Phantom(28, 1, 5, SMALL, "LPI", 3.1, 25, (-1300, 350), 1.0, 1.1),
+}
 
 
-def draw_phantom(case: str, seed: int = 0) -> Pair:
-    """Draw one of `PHANTOMS`, upright: a Pair with an empty header; lungs 1 (right), 2 (left)."""
-    patient, lesions, shape, _ = PHANTOMS[case]
-    disease = np.random.default_rng((seed, patient, int(case[-1]), 99))
-    image, mask, lungs = draw_chest(shape, lesions, np.random.default_rng((seed, patient)), disease)
-    return Pair(to_grey(image) if case == "phantom_05" else image, mask, nib.Nifti1Header(), lungs)
-
-
-def _to_nifti(array, case):
-    """Return an upright (S, H, W) array as a NIfTI image with the case's orientation and tilt."""
-    tilt = np.deg2rad(5 if case == "phantom_06" else 0)
-    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    affine = np.eye(4)  # x to the left, y to the back: LPS
-    affine[:3, :3] = turn @ np.diag([-PIXEL_MM, -PIXEL_MM, SLICE_MM])
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(array.shape[::-1]) - 1) / 2
-    image = nib.Nifti1Image(np.transpose(array, (2, 1, 0)), affine)
-    lps, wanted = (nib.orientations.axcodes2ornt(codes) for codes in ("LPS", PHANTOMS[case][-1]))
-    image = image.as_reoriented(nib.orientations.ornt_transform(lps, wanted))
-    image.header.set_xyzt_units("mm")
-    return image
+def draw_phantom(kind: Phantom, seed: int = 0) -> Pair:
+    """Draw a phantom, upright: a Pair with an empty header; lungs 1 (right), 2 (left)."""
+    disease = np.random.default_rng((seed, kind.patient, kind.scan, 99))
+    image, mask, lungs = draw_chest(kind, np.random.default_rng((seed, kind.patient)), disease)
+    image = to_grey(image, kind.window_hu) if kind.window_hu else image
+    return Pair(image, mask, nib.Nifti1Header(), lungs)
 
 
 def draw_chest(
-    shape: tuple[int, int, int],
-    lesions: int,
-    anatomy: np.random.Generator,
-    disease: np.random.Generator,
+    kind: Phantom, anatomy: np.random.Generator, disease: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one phantom.
 
     Parameters
     ----------
-    shape : (S, H, W)
-        Slices from feet to head, rows from front to back, columns from the patient's right to left.
-    lesions : int
-        Number of lesions.
+    kind : Phantom
+        Slices are drawn from feet to head, rows from front to back, columns from the patient's
+        right to left.
     anatomy, disease : numpy Generator
         The body is drawn from the first, lesions and noise from the second.
 
@@ -97,9 +96,10 @@ def draw_chest(
     -------
     image (S, H, W) int16 in HU, mask (S, H, W) uint8 in {0, 1}, lungs (S, H, W) uint8 in {0, 1, 2}
     """
+    shape, sizes = kind.shape, (SLICE_MM, kind.pixel_mm, kind.pixel_mm)
     z, y, x = (
         ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm).reshape(np.roll((-1, 1, 1), axis))
-        for axis, (n, mm) in enumerate(zip(shape, (SLICE_MM, PIXEL_MM, PIXEL_MM), strict=True))
+        for axis, (n, mm) in enumerate(zip(shape, sizes, strict=True))
     )
     size = anatomy.uniform(0.94, 1.04)  # of this patient
     axes = z, y, x = z / size, y / size, x / size  # in mm from the centre, (S, 1, 1) to (1, 1, W)
@@ -113,11 +113,11 @@ def draw_chest(
     _draw_vessels(hu, axes, right, anatomy)
     _draw_vessels(hu, axes, left, anatomy)
     mask = np.zeros(shape, bool)
-    for _ in range(lesions):
-        _draw_lesion(hu, mask, axes, lungs, disease)
+    for _ in range(kind.lesions):
+        _draw_lesion(hu, mask, axes, lungs, kind, disease)
     _draw_airways(hu, x, y, z)
     hu = gaussian(hu, (0.3, 0.6, 0.6))  # the scanner's blur
-    hu += 28 * _texture(shape, 0.6, disease)  # the scanner's noise
+    hu += kind.noise_hu * _texture(shape, 0.6, disease)  # the scanner's noise
     image = np.clip(np.round(hu), -1024, 3071).astype(np.int16)
     return image, mask.astype(np.uint8), (right * 1 + left * 2).astype(np.uint8)
 
@@ -215,14 +215,14 @@ def _cut_box(axes, low, high):
     return box, (z[box[0]], y[:, box[1]], x[:, :, box[2]])
 
 
-def _draw_lesion(hu, mask, axes, lungs, disease):
-    """Draw an irregular lesion of ground glass; half of them have a dense core (consolidation)."""
+def _draw_lesion(hu, mask, axes, lungs, kind, disease):
+    """Draw an irregular lesion of ground glass; some have a dense core (consolidation)."""
     z, y, x = axes
     outside = min(80 + 30 * disease.normal(), 125)  # the lungs end before 125 mm
     places = np.argwhere(lungs & (y + np.abs(x) > outside))  # near the pleura, mostly at the back
     at = places[disease.integers(len(places))]
     centre = np.array([z[at[0], 0, 0], y[0, at[1], 0], x[0, 0, at[2]]])
-    radii = disease.choice([20, 28, 38, 48]) * disease.uniform(0.75, 1.3, size=3)
+    radii = kind.lesion_size * disease.choice([20, 28, 38, 48]) * disease.uniform(0.75, 1.3, size=3)
     box, parts = _cut_box(axes, centre - 1.5 * radii.max(), centre + 1.5 * radii.max())
     part = hu[box]
     distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(parts, centre, radii, strict=True))
@@ -230,7 +230,7 @@ def _draw_lesion(hu, mask, axes, lungs, disease):
     lesion = (depth > 0) & (distance < 2) & lungs[box]
     glass = disease.uniform(-620, -380) + 45 * _texture(part.shape, 2, disease)
     part[lesion] = np.maximum(part, glass)[lesion]  # vessels are visible in ground glass
-    if disease.random() < 0.5:
+    if disease.random() < kind.dense:
         core = lesion & (depth > disease.uniform(0.5, 0.8))
         consolidation = 20 + 20 * _texture(part.shape, 2, disease)
         part[core] = consolidation[core]  # vessels are not visible in consolidation

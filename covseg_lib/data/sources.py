@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pooch
 
-from covseg_lib import __version__, files
+from covseg_lib import __version__, files, parallel
 from covseg_lib.data import nifti, phantom
-from covseg_lib.settings import DOWNLOADS
 from covseg_lib.study import Study
 
+PHANTOM_SOURCES = {"phantom": phantom.PHANTOMS, "varied_phantoms": phantom.VARIED_PHANTOMS}
+PHANTOM_FOLDERS = ("CT_scans", "Infection_Mask", "Lung_Mask")
+DOWNLOADS = ("zenodo", "medseg")
 USER_AGENT = f"covseg/{__version__}"
 
 ZENODO = "https://zenodo.org/records/3757476/files/"  # 10.5281/zenodo.3757476: 20 volumes
@@ -35,15 +39,56 @@ def prepare_volumes(study: Study, settings: dict[str, Any]) -> Path:
     ----------
     study : Study
     settings : dict
-        As from `settings.plan_settings`. The source is "phantom", "zenodo", "medseg" or "folder".
+        As from `settings.plan_settings`. The source is "phantom", "varied_phantoms", "zenodo",
+        "medseg" or "folder".
     """
     source, folder = settings["source"], study.dataset(settings)
     if source == "folder":
         return folder
     with study.locked("preparing"):
-        if source == "phantom":
-            return phantom.write_dataset(folder, settings["seed"])
+        if source in PHANTOM_SOURCES:
+            return write_phantoms(folder, PHANTOM_SOURCES[source], settings["seed"])
         return download(source, folder, study.path("downloads"))
+
+
+def write_phantoms(folder: Path, phantoms: Mapping[str, phantom.Phantom], seed: int = 0) -> Path:
+    """Write phantoms as NIfTI volumes, and return their folder.
+
+    Images (CT_scans) are int16 in HU, or uint8 in 0..255. Lesion masks (Infection_Mask) hold 0 and
+    1, lung masks (Lung_Mask) 0, 1 (right) and 2 (left). The same seed gives the same voxels. If all
+    phantoms of this seed exist already, they are not drawn again.
+    """
+    marker, drawn = folder / "phantoms.json", {"seed": seed, "version": __version__}
+    paths = [folder / name / f"{case}.nii.gz" for name in PHANTOM_FOLDERS for case in phantoms]
+    if marker.exists() and files.read_json(marker) == drawn and all(p.exists() for p in paths):
+        return folder
+    marker.unlink(missing_ok=True)
+    with parallel.executor() as pool:
+        jobs = [(folder, case, kind, seed) for case, kind in phantoms.items()]
+        parallel.run_jobs(pool, _write_phantom, jobs, "phantoms")
+    files.write_json(marker, drawn)
+    return folder
+
+
+def _write_phantom(folder, case, kind, seed):
+    pair = phantom.draw_phantom(kind, seed)
+    for name, array in zip(PHANTOM_FOLDERS, (pair.image, pair.mask, pair.lungs), strict=True):
+        with files.atomic(folder / name / f"{case}.nii.gz") as temporary:
+            nib.save(_to_nifti(array, kind), temporary)
+
+
+def _to_nifti(array, kind):
+    """Return an upright (S, H, W) array as a NIfTI image with a phantom's orientation and tilt."""
+    tilt = np.deg2rad(kind.tilt)
+    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    affine = np.eye(4)  # x to the left, y to the back: LPS
+    affine[:3, :3] = turn @ np.diag([-kind.pixel_mm, -kind.pixel_mm, phantom.SLICE_MM])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(array.shape[::-1]) - 1) / 2
+    image = nib.Nifti1Image(np.transpose(array, (2, 1, 0)), affine)
+    lps, wanted = (nib.orientations.axcodes2ornt(codes) for codes in ("LPS", kind.orientation))
+    image = image.as_reoriented(nib.orientations.ornt_transform(lps, wanted))
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def download(
@@ -86,7 +131,8 @@ def download(
     """
     if source not in DOWNLOADS:
         raise ValueError(
-            f'no source {source!r}: expected "zenodo", "medseg", "folder" or "phantom"'
+            f'no source {source!r}: expected "zenodo", "medseg", "folder", "phantom" or '
+            '"varied_phantoms"'
         )
     folder, medseg = Path(folder), source == "medseg"
     if all((folder / Path(name).stem).is_dir() for name in (MEDSEG_ZIPS if medseg else registry)):
