@@ -27,7 +27,7 @@ from covseg_lib.evaluation import (
     surfaces,
     tables,
 )
-from covseg_lib.plots import charts, slice_plots
+from covseg_lib.plots import charts, run_plots
 from covseg_lib.study import Study
 from covseg_lib.training import models, recipes, trainer
 
@@ -147,11 +147,11 @@ def test_folds_of_two_recipes_are_not_one_model(compared):
 
 def test_pictures_are_of_the_studys_split_or_of_the_other(compared):
     runs = {name: models.load_run(compared, name) for name in compared.runs()}
-    assert slice_plots.representative_runs(compared, runs) == ["dice"]
-    assert slice_plots.representative_runs(compared, {"dice_slice": runs["dice_slice"]}) == [
+    assert run_plots.representative_runs(compared, runs) == ["dice"]
+    assert run_plots.representative_runs(compared, {"dice_slice": runs["dice_slice"]}) == [
         "dice_slice"
     ]
-    assert slice_plots.representative_runs(compared, {"dice_fold1": runs["dice_fold1"]}) == [
+    assert run_plots.representative_runs(compared, {"dice_fold1": runs["dice_fold1"]}) == [
         "dice_fold1"
     ]
 
@@ -177,10 +177,10 @@ def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
 
 
 def test_pictures_and_charts_of_a_study(compared):
-    assert len(slice_plots.run_overlays(compared, "dice", 2).axes) == 4
-    assert len(slice_plots.best_to_worst(compared, "dice", 1).axes) == 3
+    assert len(run_plots.run_overlays(compared, "dice", 2).axes) == 4
+    assert len(run_plots.best_to_worst(compared, "dice", 1).axes) == 3
     run = models.load_run(compared, "dice_slice")
-    assert slice_plots.case_animation(compared, run).startswith(b"\x89PNG")
+    assert run_plots.case_animation(compared, run).startswith(b"\x89PNG")
 
 
 def _counted(rows):

@@ -76,13 +76,12 @@ def test_cells_are_few_and_short(name):
     code = _code(name)
     lines = [
         line
-        for source in code
+        for source in code[1:]  # without the parameters
         for line in source.splitlines()
         if line.strip() and not line.startswith("#")
     ]
     assert len(NOTEBOOKS[name].cells) <= 25
-    # 03 to 05 build, compile and fit in their own cells, with 15 parameters and 18 lines of set-up
-    assert len(lines) <= (88 if name in TRAINING else 80)
+    assert len(lines) <= 80
     assert max(len(line) for source in code[1:] for line in source.splitlines()) <= 100
     assert all(len(source.splitlines()) <= 10 for source in code[3:])
     assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)

@@ -14,7 +14,7 @@ from covseg_lib.training import recipes
 from covseg_lib.training.recipes import Recipe
 
 RECIPE_PARAMETERS = ["EPOCHS", "FOLD", "SPLIT", "BATCH_SIZE", "LEARNING_RATE", "BASE_FILTERS"]
-RECIPE_PARAMETERS += ["PRECISION", "SEED"]
+RECIPE_PARAMETERS += ["PRECISION", "SEED", *map(str.upper, recipes.SWITCH_NAMES)]
 OWN_PARAMETERS = {"STUDY", "RUN", "RESUME"}  # a sweep sets these itself
 
 

@@ -1,15 +1,17 @@
 """All runs of a study in one table: settings, training time and scores."""
 
+from dataclasses import asdict
+
 import pandas as pd
 
 from covseg_lib import files
 from covseg_lib.evaluation import metrics, tables
 from covseg_lib.study import Study
-from covseg_lib.training import callbacks
+from covseg_lib.training import callbacks, recipes
 
 SEEDS = ["seed", "fold"]  # runs with the same settings differ in these
 SETTINGS = ["objective", "split", "epochs", "base_filters", "depth", "batch_size", "learning_rate"]
-SETTINGS += ["precision"]
+SETTINGS += ["precision", *recipes.SWITCH_NAMES]
 
 
 def list_runs(study: Study) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def list_runs(study: Study) -> pd.DataFrame:
 
 def _describe(study, run):
     """Return a row of `list_runs`: what the files of a run store about it."""
-    recipe = files.read_json(study.path("recipe", run=run))
+    recipe = asdict(recipes.recipe_from_dict(files.read_json(study.path("recipe", run=run))))
     row = {"run": run, "state": "unfinished"}
     row |= {name: recipe[name] for name in (*SETTINGS, *SEEDS)}
     history_file, timing_file = (study.path(name, run=run) for name in ("history", "timing"))

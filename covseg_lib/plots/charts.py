@@ -184,7 +184,7 @@ def sweep_chart(table: pd.DataFrame, varied: str, score: str) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     table = table.dropna(subset="validation")
     values = sorted(table[varied].unique())
-    has_names = any(isinstance(value, str) for value in values)
+    has_names = any(isinstance(value, (str, bool, np.bool_)) for value in values)
     places = {value: number if has_names else value for number, value in enumerate(values)}
     objectives = [name for name in OBJECTIVE_NAMES if name in set(table["objective"])]
     for number, objective in enumerate(objectives):

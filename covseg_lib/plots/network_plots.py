@@ -70,7 +70,7 @@ def feature_maps(model: keras.Model, image: np.ndarray, count: int = 4) -> Figur
     figure = Figure(figsize=(1.8 * (depth + 2), 4.3), layout="constrained")
     axes = figure.subplot_mosaic([["slice", *down, str(depth)], ["output", *up, str(depth)]])
     axes["slice"].imshow(image[..., 0], cmap="gray")
-    axes["slice"].set_title("the slice", fontsize=9)
+    axes["slice"].set_title("the input", fontsize=9)
     axes["output"].imshow(probabilities[..., 0], cmap="gray")
     axes["output"].set_title("probability of a lesion", fontsize=9)
     for number, of_stage in enumerate(maps):

@@ -1,4 +1,4 @@
-"""Figures of slices: with masks, with errors, of a whole case."""
+"""Figures of slices: with masks, with errors, or a whole case as an animation."""
 
 import math
 import tempfile
@@ -11,17 +11,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from covseg_lib import files
-from covseg_lib.data import preprocessing, splits
-from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.study import Study
-from covseg_lib.training import batches, models
-from covseg_lib.training.models import Run
+from covseg_lib.evaluation import metrics
 
 # orange and sky blue of Okabe and Ito, which colour-blind readers can tell apart
 LESION, TRUTH = "#E69F00", "#56B4E9"
 ERRORS = {"true positive": "#56B4E9", "false positive": "#D55E00", "false negative": "#F0E442"}
-MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 
 
 def gallery(images: np.ndarray, masks: np.ndarray, titles: Sequence[str]) -> Figure:
@@ -177,70 +171,3 @@ def _grid(rows, columns, width=2.6):
     for ax in axes.flat:
         ax.set_axis_off()
     return figure, axes
-
-
-def representative_runs(study: Study, runs: dict[str, Run]) -> list[str]:
-    """Return names of at most `MAX_MODELS` runs, one a model, all tested on the same slices.
-
-    They are runs of the study's split, or of the other if it has none, and of the lowest fold.
-    """
-    recipes = {name: run.recipe for name, run in runs.items()}
-    split = study.settings()["split"]
-    recipes = {name: made for name, made in recipes.items() if made.split == split} or recipes
-    fold = min(recipe.fold for recipe in recipes.values())
-    return [name for name, recipe in recipes.items() if recipe.fold == fold][:MAX_MODELS]
-
-
-def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
-    """Show the test slices of a run with the largest lesions, as Figures 2.8 to 2.10."""
-    table, images, masks, found = _test_slices(study, run)
-    rows = np.argsort(masks.sum(axis=(1, 2)))[::-1][:count]
-    titles = [_slice_name(table.iloc[row]) for row in rows]
-    return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model, largest lesions")
-
-
-def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
-    """Show the test slices with lesions of a run's best, middle and worst Dice, `count` of each."""
-    table, images, masks, found = _test_slices(study, run)
-    dice = metrics.score_from_counts("dice", *metrics.counts_by_slice(masks, found).T)
-    order = np.argsort(-dice, kind="stable")
-    has_lesion = masks.any(axis=(1, 2))[order]
-    order = order[has_lesion] if has_lesion.any() else order  # all, if none has a lesion
-    middle = max(len(order) // 2 - count // 2, 0)
-    rows = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-    titles = [f"{_slice_name(table.iloc[row])}\nDice {dice[row]:.2f}" for row in rows]
-    heading = f"{run} model: best, middle and worst test slices with lesions"
-    return error_maps(images[rows], found[rows], masks[rows], titles, heading)
-
-
-def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
-    """Return an animated PNG of the test case with the most lesion, predicted by a run.
-
-    If the case has more than `frames` slices, some are skipped, at regular intervals.
-    """
-    table, recipe = preprocessing.slice_table(study), run.recipe
-    subset = splits.subsets(table, recipe.split, recipe.fold)
-    rows = np.flatnonzero(table["case"] == prediction.case_with_most_lesion(study, run))
-    probabilities = prediction.predict_slices(run, batches.open_inputs(study, recipe)[0][rows])
-    found = prediction.study_masks(study, table["case"][rows], probabilities, run.postprocessing)
-    shown = slice(None, None, math.ceil(len(rows) / frames))
-    rows, found = rows[shown], found[shown, ..., 0]
-    images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    names = [f"{_slice_name(table.loc[row])}\n({subset[row]} slice)" for row in rows]
-    return animation(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
-
-
-def _test_slices(study, run):
-    """Return the table, images, true and predicted masks (n, size, size) of a run's test slices."""
-    recipe = files.read_json(study.need("recipe", run=run))
-    rows = preprocessing.subset_rows(study, "test", split=recipe["split"], fold=recipe["fold"])
-    images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    table = preprocessing.slice_table(study).loc[rows]
-    rules = models.read_postprocessing(study.path("recipe", run=run).parent)
-    probabilities = np.load(study.need("prediction", run=run))
-    found = prediction.study_masks(study, table["case"], probabilities, rules)
-    return table, images, masks, found[..., 0]
-
-
-def _slice_name(row):
-    return f"{row['case']} {row['slice']}"

@@ -18,6 +18,7 @@ SWITCHES: dict[str, tuple] = {
     "optimizer": ("adam", "adamw"),
     "sampling": ("all", "balanced"),
 }
+SWITCH_NAMES = (*SWITCHES, "neighbours", "lungs")
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ def make_recipe(
     """
     if objective not in OBJECTIVE_NAMES:
         raise ValueError(f"no objective {objective!r}: choose one of {', '.join(OBJECTIVE_NAMES)}")
-    new = (*SWITCHES, "neighbours", "lungs")
-    switches = {name: overrides.pop(name) for name in new if name in overrides}
+    switches = {name: overrides.pop(name) for name in SWITCH_NAMES if name in overrides}
     settings = study.settings(**overrides)
     names = ("split", "base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
     default_split = settings["split"] == study.settings()["split"]
