@@ -47,7 +47,11 @@ def ticking(function):
     return lambda *arguments: (tick(), function(*arguments))[1]
 
 def overwrite(path, data):
-    tick(lambda: path.write_bytes(data[: len(data) // 2]))
+    def half():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[: len(data) // 2])
+
+    tick(half)
     whole(path, data)
 
 whole, files.overwrite = files.overwrite, overwrite
