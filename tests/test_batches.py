@@ -52,9 +52,7 @@ def test_each_volume_gets_its_own_mean_and_deviation(landmarks):
 def test_a_recipe_of_lungs_needs_lungs(tiny_study, tiny_recipe):
     with pytest.raises(FileNotFoundError, match=r"no lungs.npy .*if every case has a lung mask"):
         batches.open_inputs(tiny_study, replace(tiny_recipe, target="lungs"))
-    with pytest.raises(
-        FileNotFoundError, match=r"no lungs_fold1_lungs.npy .* run `prediction.predict_lungs`"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no lungs_fold1_lungs.npy .* run notebook 08"):
         batches.open_inputs(tiny_study, replace(tiny_recipe, lungs="lungs", fold=1))
     with pytest.raises(ValueError, match='"landmarks" needs lung masks: set lungs to "given"'):
         batches.open_inputs(tiny_study, replace(tiny_recipe, normalisation="landmarks"))

@@ -30,6 +30,7 @@ def test_the_suite_is_the_designs():
         "05_train_dice",
         "06_predict_and_compare",
         "07_sweep",
+        "08_new_patients",
     ]
 
 
@@ -76,12 +77,12 @@ def test_cells_are_few_and_short(name):
     code = _code(name)
     lines = [
         line
-        for source in code[1:]  # without the parameters
+        for source in code[2:]  # without parameters and set-up, which are hidden forms
         for line in source.splitlines()
         if line.strip() and not line.startswith("#")
     ]
     assert len(NOTEBOOKS[name].cells) <= 25
-    assert len(lines) <= 80
+    assert len(lines) <= 66
     assert max(len(line) for source in code[1:] for line in source.splitlines()) <= 100
     assert all(len(source.splitlines()) <= 10 for source in code[3:])
     assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)

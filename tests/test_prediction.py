@@ -8,7 +8,7 @@ from conftest import find_cases
 
 from covseg_lib.data import nifti, preprocessing, resizing, volumes
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.training import batches, models, trainer
+from covseg_lib.training import batches, models
 
 
 def test_rows_are_the_test_rows(trained_study):
@@ -156,15 +156,3 @@ def test_mirror_averaging_predicts_both_sides(trained_study):
         prediction.predict_slices(run, images[:, :, ::-1]),
     )
     assert found == pytest.approx((sides[0] + sides[1][:, :, ::-1]) / 2)
-
-
-def test_lungs_are_predicted_for_all_slices_and_become_a_channel(trained_study):
-    np.save(trained_study.path("lungs"), np.load(trained_study.path("masks")))
-    recipe = models.load_run(trained_study, "dice").recipe
-    recipe = replace(recipe, run="lungs", model="lungs", target="lungs", epochs=1)
-    lung_run = trainer.train(recipe, trained_study)
-    assert trained_study.runs() == ["dice"]  # a lung model is not compared with the others
-    lungs = prediction.predict_lungs(lung_run, trained_study)
-    assert lungs.shape == (25, 16, 16, 1)
-    inputs, _ = batches.open_inputs(trained_study, replace(recipe, target="lesions", lungs="lungs"))
-    assert (inputs[:][..., 1] == lungs[..., 0]).all()

@@ -47,11 +47,7 @@ def ticking(function):
     return lambda *arguments: (tick(), function(*arguments))[1]
 
 def overwrite(path, data):
-    def half():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data[: len(data) // 2])
-
-    tick(half)
+    tick(lambda: path.write_bytes(data[: len(data) // 2]))
     whole(path, data)
 
 whole, files.overwrite = files.overwrite, overwrite

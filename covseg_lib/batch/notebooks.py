@@ -25,7 +25,7 @@ from covseg_lib.colab import PROJECT
 from covseg_lib.study import Study
 
 NOTEBOOKS = PROJECT / "notebooks"
-TOGETHER = (("00", "01"), ("03", "04", "05"))  # notebooks that do not need each other
+TOGETHER = (("00", "01"), ("03", "04", "05"), ("07", "08"))  # notebooks that do not need each other
 PATH_PARAMETERS = {"DATASET", "SCAN", "MASK"}
 NO_DOWNLOADS = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # else each ipykernel warns that ports are not encrypted

@@ -11,8 +11,9 @@ from covseg_lib.data import preprocessing, splits
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.plots.slice_plots import animation, error_maps, overlays
 from covseg_lib.study import Study
-from covseg_lib.training import batches, models
-from covseg_lib.training.models import Run
+from covseg_lib.training import batches
+from covseg_lib.training.models import Run, read_postprocessing
+from covseg_lib.training.recipes import run_name
 
 MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 
@@ -51,21 +52,23 @@ def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
     return error_maps(images[rows], found[rows], masks[rows], titles, heading)
 
 
-def compare_on_case(study: Study, runs: Sequence[str], case: str, count: int = 4) -> Figure:
-    """Show the errors of several runs on the slices of a test case with the largest lesions.
+def compare_on_case(study: Study, models: Sequence[str], case: str, count: int = 4) -> Figure:
+    """Show the errors of several models on a held-out case, on the slices with most lesion.
 
-    Each run has a row, with the Dice of the whole case.
+    Each model has a row, with the Dice of the whole case; its run is that of the case's fold.
     """
+    listed = preprocessing.slice_table(study).set_index("case")
+    fold = int(listed.loc[case, "patient_fold"].iloc[0])
     pictures, predicted, true, titles = [], [], [], []
-    for run in runs:
-        table, images, masks, found = _test_slices(study, run)
+    for model in models:
+        table, images, masks, found = _test_slices(study, run_name(model, fold))
         rows = np.flatnonzero(table["case"] == case)
         dice = metrics.dice(masks[rows], found[rows])
         rows = rows[np.argsort(-masks[rows].sum(axis=(1, 2)), kind="stable")[:count]]
         pictures.extend(images[rows])
         predicted.extend(found[rows])
         true.extend(masks[rows])
-        titles += [f"{run}, Dice {dice:.2f}\n{_slice_name(table.iloc[row])}" for row in rows]
+        titles += [f"{model}, Dice {dice:.2f}\n{_slice_name(table.iloc[row])}" for row in rows]
     return error_maps(pictures, predicted, true, titles)
 
 
@@ -92,7 +95,7 @@ def _test_slices(study, run):
     rows = preprocessing.subset_rows(study, "test", split=recipe["split"], fold=recipe["fold"])
     images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
     table = preprocessing.slice_table(study).loc[rows]
-    rules = models.read_postprocessing(study.path("recipe", run=run).parent)
+    rules = read_postprocessing(study.path("recipe", run=run).parent)
     probabilities = np.load(study.need("prediction", run=run))
     found = prediction.study_masks(study, table["case"], probabilities, rules)
     return table, images, masks, found[..., 0]

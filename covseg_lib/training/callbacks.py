@@ -95,8 +95,9 @@ class Backup(keras.callbacks.Callback):
     """Save everything that a resumed training needs, and restore it, as Keras' BackupAndRestore.
 
     One file holds the weights, the optimizer's state, the history and the best weights. There are
-    two files, a.npz and b.npz, and the older one is overwritten in place. (Replaced files would
-    fill the bin of Google Drive.) Their checksums show whether a file is complete.
+    two files, a.npz and b.npz. Each is first written atomically; from then on, the older one is
+    overwritten in place. (Replaced files would fill the bin of Google Drive.) Their checksums show
+    whether a file is complete.
 
     Parameters
     ----------
@@ -124,6 +125,7 @@ class Backup(keras.callbacks.Callback):
         ValueError if all files are damaged.
         """
         found, damaged = {}, []
+        files.remove_temporary_files(self.paths[0].parent)
         for path in self.paths:
             if path.exists():
                 try:
@@ -180,7 +182,8 @@ class Backup(keras.callbacks.Callback):
         arrays["best_weights"] = np.frombuffer(self.best_weights.read_bytes(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, history=json.dumps(self.rows), **arrays)
-        files.overwrite(self.paths[0], buffer.getbuffer())
+        save = files.overwrite if self.paths[0].exists() else files.write_bytes
+        save(self.paths[0], buffer.getbuffer())
         self.paths.reverse()
         self.saved = len(self.rows)
 

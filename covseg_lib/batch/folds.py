@@ -1,0 +1,102 @@
+"""Cross-validation: one recipe trained and tested on several folds of patients."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from covseg_lib.data import preprocessing
+from covseg_lib.evaluation import metrics, prediction
+from covseg_lib.study import Study
+from covseg_lib.training import recipes, trainer
+from covseg_lib.training.recipes import Recipe
+
+
+def cross_validate(
+    study: Study,
+    model: str,
+    folds: Sequence[int],
+    log: Callable[[str], None] = print,
+    **options,
+) -> list[Recipe]:
+    """Train a model on each fold, and predict the test patients of the fold.
+
+    The validation patients of the fold choose the epoch and the `Postprocessing`. Runs that have
+    been trained and predicted before are left as they are, so an interrupted call can be repeated.
+
+    Parameters
+    ----------
+    study : Study
+        With processed_data in it.
+    model : str
+        The name of the model.
+    folds : sequence of int
+        The folds that are tested.
+    log : function of str
+        Gets a line for each run.
+    options
+        Other arguments of `recipes.make_recipe`. Default: the objective "iou", as in notebook 04,
+        and patients held out.
+
+    Returns
+    -------
+    list of Recipe, one for each fold
+    """
+    options = {"objective": "iou", "split": "patient"} | options
+    made = [recipes.make_recipe(study, run=model, fold=fold, **options) for fold in folds]
+    for recipe in made:
+        counts = study.path("counts", run=recipe.run)
+        if not (recipes.is_finished(recipe, study) and counts.exists()):
+            run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
+            run = prediction.choose_postprocessing(run, study)
+            prediction.predict_study(run, study)
+            log(f"{recipe.run}: {run.timing['total_s']:.0f} s, {run.postprocessing}")
+    return made
+
+
+def train_lungs(
+    study: Study,
+    model: str,
+    folds: Sequence[int],
+    log: Callable[[str], None] = print,
+    **options,
+) -> pd.Series:
+    """Train a lung model on each fold, and predict the lungs of all slices of the study.
+
+    Recipes with `lungs` = `model` use the predicted masks. Parameters as for `cross_validate`; the
+    default objective is "dice".
+
+    Returns
+    -------
+    Series, index case: Dice of the predicted lungs of the cases that are tested
+
+    Raises
+    ------
+    FileNotFoundError
+        The study has no lung masks to learn from.
+    """
+    options = {"objective": "dice", "split": "patient", "target": "lungs"} | options
+    if not study.path("lungs").exists():
+        raise FileNotFoundError(
+            f"no {study.path('lungs').name} in {study.path('lungs').parent}: a lung model needs a "
+            'lung mask for every case. Add them in notebook 01, or set LUNGS = "none" and '
+            'NORMALISATION = "volume"'
+        )
+    (true,) = preprocessing.open_arrays(study, ["lungs"])
+    table, scores = preprocessing.slice_table(study), {}
+    for fold in folds:
+        recipe = recipes.make_recipe(study, run=model, fold=fold, **options)
+        path = study.path("predicted_lungs", run=recipe.run)
+        if not (recipes.is_finished(recipe, study) and path.exists()):
+            run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
+            prediction.predict_lungs(run, study)
+        predicted = np.load(path, mmap_mode="r")
+        test = preprocessing.subset_rows(study, "test", split="patient", fold=fold)
+        for case, rows in table.loc[test].groupby("case").groups.items():
+            scores[case] = metrics.dice(true[rows], predicted[rows])
+    return pd.Series(scores, name="dice").rename_axis("case")
+
+
+def _only_warnings(log):
+    """Return a log that leaves out the line of each epoch."""
+    return lambda line: None if line.startswith("epoch ") else log(line)

@@ -1,0 +1,52 @@
+"""One recipe on several folds of patients, and the lung model that it may use."""
+
+import numpy as np
+import pytest
+
+from covseg_lib import files
+from covseg_lib.batch import folds
+from covseg_lib.data import preprocessing
+from covseg_lib.evaluation import tables
+from covseg_lib.training import batches
+from covseg_lib.training.recipes import Recipe
+
+OPTIONS = {"epochs": 1, "learning_rate": 1e-2}
+
+
+def test_a_lung_model_predicts_all_slices_for_the_models_that_use_it(trained_study):
+    lungs = np.zeros((25, 16, 16, 1), np.uint8)
+    lungs[:, 2:14, 2:14] = 1
+    np.save(trained_study.path("lungs"), lungs)
+    dice = folds.train_lungs(trained_study, "lungs", [0], **OPTIONS)
+    predicted = np.load(trained_study.path("predicted_lungs", run="lungs"))
+    assert predicted.shape == lungs.shape
+    rows = preprocessing.subset_rows(trained_study, "test", split="patient", fold=0)
+    by_hand = 2 * (lungs & predicted)[rows].sum() / (lungs[rows].sum() + predicted[rows].sum())
+    assert list(dice) == pytest.approx([by_hand])  # a fold has one patient, with one case
+    assert trained_study.runs() == ["dice"]  # a lung model is not compared with the others
+
+    (recipe,) = folds.cross_validate(trained_study, "new", [0], lungs="lungs", **OPTIONS)
+    inputs, _ = batches.open_inputs(trained_study, recipe)
+    assert (inputs[:][..., 1] == predicted[..., 0]).all()
+    assert trained_study.path("postprocessing", run="new").exists()
+
+
+def test_what_is_predicted_is_not_trained_again(trained_study, monkeypatch):
+    """A run that was killed between training and prediction is predicted; another one is left."""
+    lines = []
+    recipe = files.read_json(trained_study.path("recipe", run="dice"))
+    same = {name: recipe[name] for name in ("epochs", "learning_rate", "batch_size", "seed")}
+    monkeypatch.setattr(folds.recipes, "make_recipe", lambda *_, **__: Recipe(**recipe))
+    for _ in range(2):
+        made = folds.cross_validate(trained_study, "dice", [0], lines.append, **same)
+    assert [one.run for one in made] == ["dice"]
+    assert [line.split(":")[0] for line in lines] == [
+        "run dice has finished after 2 epochs",
+        "dice",
+    ]
+    assert list(tables.predicted_runs(trained_study)) == ["dice"]
+
+
+def test_without_lung_masks_it_says_what_to_set(tiny_study):
+    with pytest.raises(FileNotFoundError, match='set LUNGS = "none" and NORMALISATION = "volume"'):
+        folds.train_lungs(tiny_study, "lungs", [0])
