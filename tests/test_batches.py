@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from covseg_lib.data import preprocessing
-from covseg_lib.training import batches, recipes
+from covseg_lib.training import batches
 
 
 @pytest.fixture
@@ -101,8 +101,3 @@ def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):
     plain = batches.make_batches(tiny_study, tiny_recipe)
     assert (first[0] != plain[0][0][0]).any()
     assert (validation[0][0] == plain[1][0][0]).all()
-
-
-def test_the_steps_of_a_training_are_counted(tiny_study, tiny_recipe):
-    train = batches.make_batches(tiny_study, tiny_recipe)[0]
-    assert recipes.count_steps(tiny_study, replace(tiny_recipe, epochs=7)) == 7 * len(train)

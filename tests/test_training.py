@@ -1,3 +1,4 @@
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -124,15 +125,21 @@ def test_switches_are_fields_of_the_recipe(tiny_study):
 
 def test_the_learning_rate_rises_and_falls_as_a_cosine(tiny_recipe):
     recipe = replace(tiny_recipe, optimizer="adamw", learning_rate=0.1)
-    optimizer = models.make_optimizer(recipe, steps=100)
+    recipe = replace(recipe, epochs=20)
+    rates = [callbacks.one_cycle(recipe, epoch) for epoch in (0, 1, 2, 10, 19)]
+    falling = [0.05 + 0.05 * math.cos(math.pi * part / 36) for part in (1, 17, 35)]
+    assert rates == pytest.approx([0.025, 0.075, *falling])
+    assert models.make_optimizer(recipe).weight_decay == 1e-4
+    assert models.make_optimizer(replace(recipe, optimizer="adam")).weight_decay is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_adamw_trains_with_the_rates_of_the_cycle(tiny_study, tiny_recipe, precision):
+    recipe = replace(tiny_recipe, optimizer="adamw", precision=precision, epochs=3)
     rates = []
-    for step in (0, 5, 10, 55, 100):
-        optimizer.iterations.assign(step)
-        rates.append(float(optimizer.learning_rate))
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
-    assert optimizer.weight_decay == 1e-4
-    with pytest.raises(ValueError, match="steps is 0: expected the number of all steps"):
-        models.make_optimizer(recipe)
+    note = after_epoch(lambda _, model: rates.append(float(model.optimizer.learning_rate)))
+    trainer.train(recipe, tiny_study, [note])
+    assert rates == pytest.approx([callbacks.one_cycle(recipe, epoch) for epoch in range(3)])
 
 
 def test_with_all_switches_a_training_resumes_with_the_same_bits(tiny_study, tiny_recipe):

@@ -18,14 +18,11 @@ class Phantom:
     """What is drawn, and how the scanner stores it.
 
     patient, scan : seeds of the body, and of its lesions and noise
-    lesions : number of lesions
-    shape : slices, rows, columns
-    orientation : of the file's axes, as nibabel names it
+    lesions, shape, orientation : their number; slices, rows, columns; the axes of the file
     pixel_mm : size of a pixel: with smaller ones the same body fills more of them
     noise_hu : standard deviation of the scanner's noise
     window_hu : the file has grey levels of this window; None: it has HU
-    dense : the share of lesions that have a dense core
-    lesion_size : a factor
+    dense, lesion_size : the share of lesions that have a dense core; a factor
     tilt : of the gantry, in degrees
     """
 
@@ -57,17 +54,21 @@ PHANTOMS = {
     "phantom_10": Phantom(10, 0, 7, (18, 192, 192)),
     "phantom_11": Phantom(11, 1, 5),
 }
-SMALL = (16, 112, 112)
+SMALL = (12, 96, 96)
 # Each from another scanner, with another kind of lesion: they differ as patients do.
 VARIED_PHANTOMS = {
-    "varied_01": Phantom(21, 1, 6, SMALL, "LPS", 3.0, 20, (-1250, 250), 0.5, 1.0),
-    "varied_02": Phantom(22, 1, 3, SMALL, "RAS", 3.4, 60, (-1400, 600), 0.0, 1.3),
-    "varied_03": Phantom(23, 1, 9, SMALL, "LAS", 2.8, 35, (-1000, 300), 1.0, 0.6),
-    "varied_04": Phantom(24, 1, 5, SMALL, "LPS", 3.2, 15, (-900, 400), 0.2, 1.0),
-    "varied_05": Phantom(25, 1, 8, SMALL, "RPI", 3.0, 45, (-1350, 150), 0.8, 0.8),
-    "varied_06": Phantom(26, 1, 4, SMALL, "RAS", 2.9, 30, (-1100, 400), 0.0, 1.2),
-    "varied_07": Phantom(27, 1, 7, SMALL, "LPS", 3.3, 50, (-1000, 200), 0.3, 0.7),
-    "varied_08": Phantom(28, 1, 5, SMALL, "LPI", 3.1, 25, (-1300, 350), 1.0, 1.1),
+    "varied_01": Phantom(21, 1, 6, SMALL, "LPS", 3.6, 20, (-1250, 250), 0.5, 1.0),
+    "varied_02": Phantom(22, 1, 4, SMALL, "RAS", 3.9, 60, (-1450, 600), 0.0, 1.3),
+    "varied_03": Phantom(23, 1, 9, SMALL, "LAS", 3.2, 35, (-1000, 150), 1.0, 0.7),
+    "varied_04": Phantom(24, 1, 6, SMALL, "LPS", 3.7, 15, (-900, 400), 0.2, 1.0),
+    "varied_05": Phantom(25, 1, 8, SMALL, "RPI", 3.4, 45, (-1350, 150), 0.8, 0.8),
+    "varied_06": Phantom(26, 1, 5, SMALL, "RAS", 3.3, 30, (-1450, 500), 0.0, 1.2),
+    "varied_07": Phantom(27, 1, 7, SMALL, "LPS", 3.8, 50, (-1000, 100), 0.3, 0.8),
+    "varied_08": Phantom(28, 1, 5, SMALL, "LPI", 3.5, 25, (-1500, 350), 1.0, 1.1),
+    "varied_09": Phantom(29, 1, 8, SMALL, "LAS", 3.4, 70, (-950, 300), 0.4, 0.9),
+    "varied_10": Phantom(30, 1, 5, SMALL, "LPS", 3.2, 20, (-1500, 600), 0.6, 1.2),
+    "varied_11": Phantom(31, 1, 7, SMALL, "RAS", 3.6, 55, (-1400, 200), 0.1, 1.0),
+    "varied_12": Phantom(32, 1, 6, SMALL, "LPS", 3.9, 30, (-1000, 500), 0.7, 0.9),
 }
 
 

@@ -37,10 +37,11 @@ def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.nda
         once = replace(run, postprocessing=replace(run.postprocessing, mirror=False))
         mirrored = predict_slices(once, inputs[:, :, ::-1], batch_size)[:, :, ::-1]
         return (predict_slices(once, inputs, batch_size) + mirrored) / 2
-    starts = range(0, len(inputs), batch_size)
-    batches = [inputs[start : start + batch_size] for start in starts]
-    predicted = [run.model.predict_on_batch(batch) for batch in batches]
-    return np.concatenate([np.asarray(part, np.float32) for part in predicted])
+    count, batch_size = len(inputs), min(batch_size, len(inputs))
+    starts = range(0, count, batch_size)  # all batches have one size: another would be compiled
+    rows = [np.minimum(np.arange(start, start + batch_size), count - 1) for start in starts]
+    predicted = [run.model.predict_on_batch(inputs[of_batch]) for of_batch in rows]
+    return np.concatenate([np.asarray(part, np.float32) for part in predicted])[:count]
 
 
 def predict_study(run: Run, study: Study) -> np.ndarray:

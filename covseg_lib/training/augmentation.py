@@ -52,18 +52,17 @@ class Augmentation:
         rng = np.random.default_rng(seed)
         seeds = keras.random.SeedGenerator(int(rng.integers(2**31)))
         channels = images.shape[-1] - self.lungs  # of CT
-        ct = ops.convert_to_tensor(images[..., :channels])
-        binary = np.concatenate([images[..., channels:], masks.astype(np.float32)], axis=-1)
-        binary = ops.convert_to_tensor(binary)  # the lungs, if they are a channel, and the mask
+        moved = np.concatenate([images, masks.astype(np.float32)], axis=-1)
+        moved = ops.convert_to_tensor(moved)  # CT, lungs if they are a channel, and the mask
         for layer in self.geometric:
-            change = layer.get_random_transformation(ct, seed=seeds)
-            ct = layer.transform_images(ct, change)
-            binary = layer.transform_segmentation_masks(binary, change)
+            change = layer.get_random_transformation(moved, seed=seeds)
+            moved = layer.transform_images(moved, change)
+        ct, binary = moved[..., :channels], ops.convert_to_numpy(moved[..., channels:])
         for layer in self.intensity:
             change = layer.get_random_transformation(ct, seed=seeds)
             ct = layer.transform_images(ct, change)
         ct = change_gamma(ops.convert_to_numpy(ct), rng)
-        binary = ops.convert_to_numpy(binary)
+        binary = (binary >= 0.5).astype(np.float32)  # bilinear interpolation blurs edges
         images = np.concatenate([ct, binary[..., :-1]], axis=-1)
         return images, binary[..., -1:].astype(np.uint8)
 

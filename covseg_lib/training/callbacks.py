@@ -7,6 +7,7 @@ same work with files that are always complete.
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import files
+from covseg_lib.training.recipes import Recipe
+
+WARM_UP = 0.1  # the part of the epochs in which the learning rate rises
 
 
 class History(keras.callbacks.Callback):
@@ -156,10 +160,11 @@ class Backup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Restore the model and its optimizer."""
+        adam = _adam(self.model)  # is built now: else TensorFlow would compile the first step twice
         if self.arrays:
             self.model.set_weights(_list(self.arrays, "weights"))
             saved = _list(self.arrays, "optimizer") + _list(self.arrays, "scale")
-            variables = [*_adam(self.model).variables, *_loss_scale(self.model)]
+            variables = [*adam.variables, *_loss_scale(self.model)]
             for variable, value in zip(variables, saved, strict=False):  # not all have a loss scale
                 variable.assign(value)
         self.arrays, self.saved = {}, len(self.rows)
@@ -186,6 +191,16 @@ class Backup(keras.callbacks.Callback):
         save(self.paths[0], buffer.getbuffer())
         self.paths.reverse()
         self.saved = len(self.rows)
+
+
+def one_cycle(recipe: Recipe, epoch: int, rate: float = 0) -> float:
+    """Return the learning rate of an epoch: it rises to the recipe's, then falls as a cosine to 0.
+
+    Smith, arXiv 1803.09820. `rate`, the one of the epoch before, is not used.
+    """
+    done = (epoch + 0.5) / recipe.epochs
+    rising, falling = done / WARM_UP, (done - WARM_UP) / (1 - WARM_UP)
+    return recipe.learning_rate * min(rising, 0.5 + 0.5 * math.cos(math.pi * max(falling, 0)))
 
 
 def _history(arrays):

@@ -97,7 +97,7 @@ def _tensorflow_mirrored(names):
 
 
 def make_adam(
-    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    learning_rate: float,
     clipnorm: float,
     policy: str = "float32",
     weight_decay: float | None = None,

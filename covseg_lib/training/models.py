@@ -15,7 +15,6 @@ from covseg_lib.training.recipes import Recipe
 from covseg_lib.training.unet import build_unet
 
 WEIGHT_DECAY = 1e-4
-WARM_UP = 0.1  # the part of all steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -56,37 +55,22 @@ def build_model(recipe: Recipe) -> keras.Model:
     )
 
 
-def compile_model(recipe: Recipe, steps: int = 0) -> keras.Model:
-    """Return the untrained U-Net of a recipe, compiled; `steps` as for `make_optimizer`."""
+def compile_model(recipe: Recipe) -> keras.Model:
+    """Return the untrained U-Net of a recipe, compiled."""
     model, objective = build_model(recipe), OBJECTIVES[recipe.objective]
     model.compile(
-        optimizer=make_optimizer(recipe, steps),
+        optimizer=make_optimizer(recipe),
         loss=bce_dice_loss if recipe.loss == "bce_dice" else objective.loss,
         metrics=[objective.metric(), PositiveRate()],
     )
     return model
 
 
-def make_optimizer(recipe: Recipe, steps: int = 0) -> keras.optimizers.Optimizer:
-    """Return the optimizer of a recipe.
-
-    Adam has a constant learning rate, as in the report. For AdamW it rises in the first tenth of
-    all `steps` of the training, and then falls to 0 as a cosine. Raises ValueError for AdamW
-    without `steps`.
-    """
+def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a recipe: Adam, or with weight decay AdamW."""
     policy = devices.dtype_policy(recipe.precision)
-    if recipe.optimizer == "adam":
-        return devices.make_adam(recipe.learning_rate, recipe.clipnorm, policy)
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: expected the number of all steps of the training")
-    warm_up = max(1, round(WARM_UP * steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(1, steps - warm_up),
-        warmup_target=recipe.learning_rate,
-        warmup_steps=warm_up,
-    )
-    return devices.make_adam(schedule, recipe.clipnorm, policy, WEIGHT_DECAY)
+    decay = WEIGHT_DECAY if recipe.optimizer == "adamw" else None
+    return devices.make_adam(recipe.learning_rate, recipe.clipnorm, policy, decay)
 
 
 def load_run(study: Study, name: str, model: keras.Model | None = None) -> Run:

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, splits
+from covseg_lib.data import splits
 from covseg_lib.settings import OBJECTIVE_NAMES, PRECISIONS
 from covseg_lib.study import Study
 
@@ -18,6 +18,7 @@ SWITCHES: dict[str, tuple] = {
     "optimizer": ("adam", "adamw"),
     "sampling": ("all", "balanced"),
 }
+LUNG_PRIOR = 0.2  # the share of lung pixels in a slice, roughly
 SWITCH_NAMES = (*SWITCHES, "neighbours", "lungs")
 
 
@@ -59,7 +60,7 @@ class Recipe:
     norm_layer: str = "none"  # see `unet.build_unet`
     augmentation: bool = False  # see `augmentation.Augmentation`
     loss: str = "objective"  # the objective's own, or "bce_dice"
-    optimizer: str = "adam"  # "adamw": weight decay, warm-up and cosine decay
+    optimizer: str = "adam"  # "adamw": weight decay, and `callbacks.one_cycle`
     sampling: str = "all"  # "balanced": see `batches.balanced_rows`
     neighbours: int = 0  # slices below, and above, that become channels
     lungs: str = "none"  # the lung mask as a channel: "given", or the name of a lung model
@@ -132,6 +133,8 @@ def make_recipe(
     default_split = settings["split"] == study.settings()["split"]
     model = str(run) or (objective if default_split else f"{objective}_{settings['split']}")
     model = model.removesuffix(run_name("", fold))  # "dice_fold1", fold 1: a fold of the model dice
+    if switches.get("target") == "lungs":
+        switches |= {"lesion_prior": LUNG_PRIOR}
     return Recipe(
         run=run_name(model, fold),
         model=model,
@@ -147,12 +150,6 @@ def make_recipe(
 def run_name(model: str, fold: int) -> str:
     """Return the name of the run of a model for a fold: dice, dice_fold1, dice_fold2."""
     return f"{model}_fold{fold}" if fold else model
-
-
-def count_steps(study: Study, recipe: Recipe) -> int:
-    """Return the number of all steps of a training, for the schedule of the learning rate."""
-    rows = preprocessing.subset_rows(study, "train", split=recipe.split, fold=recipe.fold)
-    return recipe.epochs * -(-len(rows) // recipe.batch_size)
 
 
 def recipe_from_dict(fields: dict) -> Recipe:

@@ -1,6 +1,7 @@
 """Training runs: a recipe becomes weights, history and timing in models/<run>/."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from covseg_lib import colab, files
 from covseg_lib.study import Study
 from covseg_lib.training import batches, devices, models, recipes
 from covseg_lib.training.batches import Batches
-from covseg_lib.training.callbacks import Backup, BestWeights, History, ShuffleBatches
+from covseg_lib.training.callbacks import Backup, BestWeights, History, ShuffleBatches, one_cycle
 from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import Recipe
 
@@ -98,6 +99,9 @@ def open_training(
             _start(recipe, paths, rows)
             epoch, callbacks = len(rows), _callbacks(recipe, paths, rows, backup, log)
             callbacks.append(ShuffleBatches(train_batches))
+            if recipe.optimizer == "adamw":
+                rate = functools.partial(one_cycle, recipe)
+                callbacks.append(keras.callbacks.LearningRateScheduler(rate))
         yield Training(train_batches, validation, epoch, callbacks)
 
 
@@ -166,7 +170,7 @@ def train(
     """
     keras.utils.set_random_seed(recipe.seed)
     with devices.all_devices():
-        model = models.compile_model(recipe, recipes.count_steps(study, recipe))
+        model = models.compile_model(recipe)
     with open_training(recipe, study, resume, backup_every, log) as training:
         model.fit(
             training.batches,
