@@ -108,6 +108,15 @@ def test_the_dice_model_finds_lesions_of_patients_it_has_not_seen(demo):
     assert scores.loc["(empty mask)", "accuracy"] > 0.95
 
 
+def test_the_ladder_rises_on_phantoms_it_has_not_seen(demo):
+    scores = pd.read_csv(demo.root / "new_patients/scores/new_patients.csv")
+    dice = scores[scores["split"] == "patient"].set_index("model")["dice_by_case"]
+    models = sorted(name for name in dice.index if name.startswith("new_"))
+    assert (models[0], models[-1]) == ("new_0_report", "new_8_neighbours")
+    assert dice[models[-1]] > dice[models[0]] + 0.05
+    assert dice[models[-1]] > dice["(mean lesion map)"] + 0.1
+
+
 @pytest.mark.slow
 def test_make_demo_has_the_same_scores_and_executed_copies(demo, tmp_path):
     again = Study(tmp_path / "study")

@@ -19,11 +19,10 @@ class Phantom:
 
     patient, scan : seeds of the body, and of its lesions and noise
     lesions, shape, orientation : their number; slices, rows, columns; the axes of the file
-    pixel_mm : size of a pixel: with smaller ones the same body fills more of them
+    pixel_mm, tilt : size of a pixel, smaller ones show the body larger; of the gantry, in degrees
     noise_hu : standard deviation of the scanner's noise
     window_hu : the file has grey levels of this window; None: it has HU
-    dense, lesion_size : the share of lesions that have a dense core; a factor
-    tilt : of the gantry, in degrees
+    dense, lesion_size : the share of lesions with a dense core; a factor
     """
 
     patient: int
