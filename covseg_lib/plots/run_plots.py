@@ -64,7 +64,7 @@ def compare_on_case(study: Study, models: Sequence[str], case: str, count: int =
         table, images, masks, found = _test_slices(study, run_name(model, fold))
         rows = np.flatnonzero(table["case"] == case)
         dice = metrics.dice(masks[rows], found[rows])
-        rows = rows[np.argsort(-masks[rows].sum(axis=(1, 2)), kind="stable")[:count]]
+        rows = rows[np.argsort(masks[rows].sum(axis=(1, 2)))[::-1][:count]]
         pictures.extend(images[rows])
         predicted.extend(found[rows])
         true.extend(masks[rows])
