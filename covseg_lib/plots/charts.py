@@ -1,12 +1,18 @@
 """Charts of tables: bars, curves, intervals."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from covseg_lib.evaluation import metrics, tables
 from covseg_lib.settings import LESION_THRESHOLD, OBJECTIVE_NAMES
-from covseg_lib.training.objectives import Objective
+
+if TYPE_CHECKING:  # notebook 02 starts without TensorFlow
+    from covseg_lib.training.objectives import Objective
 
 # the colours of Okabe and Ito, which colour-blind readers can tell apart
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]
