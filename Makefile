@@ -8,7 +8,7 @@ QUICK = $(addprefix tests/test_, volumes.py slicing.py cases.py splits.py files.
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo: .venv/installed  ## the nine notebooks on phantom volumes, into ./study (minutes)
+demo: .venv/installed  ## the ten notebooks on phantom volumes, into ./study (minutes)
 	$(BIN)/covseg run --study study -p PROFILE demo
 
 test: .venv/installed lint  ## lint, tests, and the notebooks against their committed outputs

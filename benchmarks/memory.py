@@ -24,6 +24,7 @@ def slice_and_preprocess(folder, count):
     """Slice and preprocess `count` links to one volume; 1,110 are only preprocessed."""
     from covseg_lib import files, parallel
     from covseg_lib.data import cases, preprocessing, slicing
+    from covseg_lib.settings import Reading
     from covseg_lib.study import Study
 
     study = Study(folder / "study")
@@ -32,9 +33,9 @@ def slice_and_preprocess(folder, count):
     study.create("report", source="folder", dataset=str(data), cases="all", size=256)
     if count <= 100:
         with parallel.executor(workers=2) as pool:
-            slicing.slice_cases(pairs, study, pool=pool)
+            slicing.slice_cases(pairs, study, Reading(step=2), pool)
     else:
-        sliced, _ = slicing.slice_cases(pairs[:1], study)
+        sliced, _ = slicing.slice_cases(pairs[:1], study, Reading(step=2))
         row = sliced.to_dict("records")[0]
         first = study.path("sliced_case", case=row["case"])
         names = [f"mosmed_{number:04d}" for number in range(count)]

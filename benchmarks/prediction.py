@@ -67,11 +67,14 @@ def make_run(folder, objective="dice"):
 
 
 def ours(run, scan, folder):
-    """Predict as `covseg predict` does, with a probability map."""
-    from covseg_lib.evaluation import scans
+    """Predict lesions and lungs as `covseg predict` does, with a probability map."""
+    from covseg_lib.scans import jobs, segmenters
+    from covseg_lib.training import models
 
-    job = scans.ScanJob(scan, folder / "mask.nii.gz", folder / "map.nii.gz")
-    scans.predict_scan(run, job)
+    lungs = models.read_run(segmenters.SHIPPED_LUNGS)
+    segmenter = segmenters.Segmenter((run,), (lungs,), run.postprocessing)
+    job = jobs.ScanJob(scan, folder / "mask.nii.gz", probabilities=folder / "map.nii.gz")
+    jobs.segment_job(segmenter, job)
 
 
 def plain(run, scan, folder, autotune=True):

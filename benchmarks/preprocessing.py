@@ -66,13 +66,14 @@ def ours(folder, out):
     """Slice and preprocess as notebooks 01 and 02 do."""
     from covseg_lib import parallel
     from covseg_lib.data import cases, preprocessing, slicing
+    from covseg_lib.settings import Reading
     from covseg_lib.study import Study
 
     study = Study(out / "study")
     pairs, left_over = cases.pair_files(folder)
     with parallel.executor() as pool:
         study.create("report", source="folder", dataset=str(folder), cases="all")
-        slicing.slice_cases(pairs, study, pool=pool, left_over=left_over)
+        slicing.slice_cases(pairs, study, Reading(step=2), pool, left_over=left_over)
     preprocessing.preprocess(study, SIZE)
 
 
@@ -139,7 +140,8 @@ def _upright(image):
 
 def make_phantom(folder):
     """Write a data set of the Zenodo record's shapes, from phantom slices with different noise."""
-    from covseg_lib.data import phantom, volumes
+    from covseg_lib.data import phantom
+    from covseg_lib.images import volumes
 
     anatomy, disease = np.random.default_rng(1), np.random.default_rng(2)
     drawn = phantom.draw_chest(phantom.Phantom(0, 0, 7, (20, 256, 256)), anatomy, disease)[:2]

@@ -15,8 +15,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import cases, nifti, resizing, volumes
-from covseg_lib.evaluation import metrics, prediction
+from covseg_lib.data import cases, resizing
+from covseg_lib.evaluation import metrics
+from covseg_lib.images import nifti, volumes
+from covseg_lib.scans import segment
 from covseg_lib.settings import LESION_THRESHOLD
 
 WAYS = [(1, None), (2, None), (1, 256), (2, 256), (2, 128), (2, 64)]  # step; size or no resizing
@@ -28,7 +30,7 @@ def send_there_and_back(case, step, size, folder):
     back = np.zeros(nifti.upright_shape(header), np.uint8)
     for number, lesions in enumerate((mask > 0).astype(np.uint8)):
         small = resizing.resize_mask(lesions, (size, size)) if size else lesions
-        back[number] = prediction.to_scan(small, header, step) >= LESION_THRESHOLD
+        back[number] = segment.to_scan(small, header, step) >= LESION_THRESHOLD
     path = folder / "back.nii.gz"
     nifti.write_mask(path, back, header)
     before, after = (np.asanyarray(nib.load(name).dataobj) > 0 for name in (case.mask, path))

@@ -9,10 +9,9 @@ import click
 import pandas as pd
 
 from covseg_lib import files
+from covseg_lib.scans import commands
 from covseg_lib.study import Study
 
-PATH = click.Path(path_type=Path)
-EXISTING_PATH = click.Path(path_type=Path, exists=True)
 STUDY = click.option(
     "--study",
     "folder",
@@ -196,54 +195,8 @@ def runs_command(folder) -> None:
     click.echo(runs.brief_table(table).to_string() if len(table) else nothing)
 
 
-@main.command("predict")
-@click.argument("scan", type=EXISTING_PATH)
-@click.option(
-    "--run",
-    "folder",
-    type=PATH,
-    default="study/models/dice",
-    show_default=True,
-    help="Folder of the trained run.",
-)
-@click.option("--out", type=PATH, required=True, help="Mask to write, for example mask.nii.gz.")
-@click.option(
-    "--probabilities", type=PATH, help="Probability map to write, for example map.nii.gz."
-)
-@click.option(
-    "--lungs",
-    type=EXISTING_PATH,
-    help="Lung mask to read. The percentage of the lungs with lesions is then printed too.",
-)
-def predict_command(scan, folder, out, probabilities, lungs) -> None:
-    """Write the lesion mask of a CT volume, in the same space as the scan.
-
-    SCAN is a NIfTI file or a folder. With a folder, all its volumes are predicted, and --out,
-    --probabilities and --lungs are folders too, whose files have the names of the scans. A scan
-    that fails does not stop the others.
-    """
-    from covseg_lib.evaluation import scans
-
-    try:
-        jobs = scans.plan_scans(scan, out, probabilities, lungs)
-        from covseg_lib.training import models  # it loads TensorFlow, so the paths come first
-
-        run = models.read_run(folder)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    failed = []
-    for job in jobs:
-        try:
-            click.echo(f"{job.out}: {scans.predict_scan(run, job)}")
-        except (ValueError, OSError) as error:
-            if not scan.is_dir():
-                raise click.ClickException(str(error)) from error
-            failed.append(f"  {job.scan.name}: {error}")
-    click.echo("Not a medical device.")
-    if failed:
-        raise click.ClickException(
-            "\n".join([f"{len(failed)} of {len(jobs)} scans have no mask:", *failed])
-        )
+main.add_command(commands.predict_command)
+main.add_command(commands.evaluate_command)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,33 @@ def enable_widgets() -> None:
         output.enable_custom_widget_manager()
 
 
+def upload_files(folder: Path) -> str:
+    """On Colab, let the user choose files, write them to a folder, and return it.
+
+    Raises RuntimeError elsewhere, or if no file was chosen.
+    """
+    if "google.colab" not in sys.modules:
+        raise RuntimeError("UPLOAD works only on Colab: set SCANS to a folder on this computer")
+    from google.colab import files as browser
+
+    for old in Path(folder).glob("*.nii*"):  # of an upload before
+        old.unlink()
+    chosen = browser.upload()
+    if not chosen:
+        raise RuntimeError("no file was chosen: run this cell again")
+    for name, data in chosen.items():
+        files.write_bytes(Path(folder) / name, data)
+    return str(folder)
+
+
+def download_folder(folder: Path) -> None:
+    """On Colab, zip a folder beside it, and let the browser download the zip file."""
+    if "google.colab" in sys.modules:
+        from google.colab import files as browser
+
+        browser.download(shutil.make_archive(str(folder), "zip", folder))
+
+
 def gpu_capabilities() -> list[float]:
     """Return the CUDA compute capability of each NVIDIA GPU, for example [7.5] for a T4."""
     return [float(number) for number in _nvidia("compute_cap")]

@@ -1,10 +1,39 @@
 """The settings of a study, and the profiles that set them all at once."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 LUNG_WINDOW_HU = (-1250, 250)  # the data's authors convert HU to 0..255 with this window
 LESION_THRESHOLD = 0.5  # a pixel with at least this probability is predicted as lesion
+
+INTENSITIES = ("auto", "hu", "grey")  # what the numbers of a CT volume are
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scans and masks are read: parameters of notebook 01.
+
+    window_hu : Hounsfield units that become black and white
+    step : every `step`-th row and column is kept
+    intensities : "auto", "hu" or "grey", see `intensities.intensity_unit`
+    lesion_labels : the values of a mask that are lesion; empty: all above 0
+    """
+
+    window_hu: tuple[float, float] = LUNG_WINDOW_HU
+    step: int = 1
+    intensities: str = "auto"
+    lesion_labels: tuple[int, ...] = ()
+
+
+def reading_of(settings: dict[str, Any]) -> Reading:
+    """Return how the scans of a study are read; studies of version 0.1 lack some settings."""
+    names = [field.name for field in fields(Reading) if field.name in settings]
+    values: dict[str, Any] = {name: settings[name] for name in names}
+    for name in ("window_hu", "lesion_labels"):  # lists, if they are from study.json
+        values[name] = tuple(values.get(name, getattr(Reading, name)))
+    return Reading(**values)
+
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 OBJECTIVE_NAMES = ("accuracy", "iou", "dice")
@@ -16,6 +45,8 @@ REPORT_PROFILE: dict[str, Any] = {
     "cases": "report",
     "window_hu": LUNG_WINDOW_HU,
     "step": 2,
+    "intensities": "auto",
+    "lesion_labels": [],
     "size": 256,
     "split": "slice",
     "folds": 5,
@@ -50,14 +81,80 @@ def plan_settings(profile: str, **overrides: Any) -> dict[str, Any]:
     """
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    settings = merge_settings(PROFILES[profile], overrides)
     if overrides.get("dataset"):
-        overrides["dataset"] = str(Path(overrides["dataset"]).expanduser().resolve())
-    return merge_settings(PROFILES[profile], overrides)
+        settings["dataset"] = str(Path(overrides["dataset"]).expanduser().resolve())
+    return settings
 
 
 def merge_settings(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, replaced by those overrides that are not None; ValueError for others."""
+    """Return settings, replaced by those overrides that are not None, and checked.
+
+    Raises ValueError for an unknown setting or a wrong value, before anything is written.
+    """
+    settings = {"intensities": "auto", "lesion_labels": []} | settings  # of version 0.1
     unknown = sorted(set(overrides) - set(settings))
     if unknown:
         raise ValueError(f"no setting {', '.join(unknown)}: the settings are {', '.join(settings)}")
-    return settings | {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return settings | {name: check_setting(name, value) for name, value in given.items()}
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """Return the value of a setting, or raise ValueError that says what was expected.
+
+    Numbers that are cases' names become text. Examples:
+
+    >>> check_setting("cases", [1, "2"])
+    ['1', '2']
+    """
+    if name == "cases" and isinstance(value, (list, tuple)):
+        return [str(case) for case in value]
+    if name in EXPECTED:
+        expected, is_right = EXPECTED[name]
+        if not is_right(value):
+            raise ValueError(f"{name.upper()} is {value!r}: expected {expected}")
+    return value
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """Return a parameter that is true or false, also if a command line gave it as text.
+
+    >>> as_bool("STRICT", "false"), as_bool("STRICT", True)
+    (False, True)
+    """
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in words:
+        raise ValueError(f"{name} is {value!r}: expected True or False")
+    return words[str(value).lower()]
+
+
+def _is_int(least):
+    return lambda value: type(value) is int and value >= least
+
+
+def _is_window(value):
+    numbers = list(value) if isinstance(value, (list, tuple)) else []
+    are_numbers = all(type(number) in (int, float) for number in numbers)
+    return len(numbers) == 2 and are_numbers and numbers[0] < numbers[1]
+
+
+def _are_labels(value):
+    return isinstance(value, (list, tuple)) and all(_is_int(1)(label) for label in value)
+
+
+def _is_text(value):
+    return isinstance(value, (str, Path))
+
+
+EXPECTED: dict[str, tuple[str, Any]] = {
+    "dataset": ("a folder as text (plain papermill: -r DATASET 2024_01)", _is_text),
+    "cases": ('"report", "all" or a list of case names', _is_text),
+    "window_hu": ("two numbers in HU, the lower one first, as (-1250, 250)", _is_window),
+    "step": ("an integer, 1 or higher", _is_int(1)),
+    "intensities": (f"one of {', '.join(INTENSITIES)}", INTENSITIES.__contains__),
+    "lesion_labels": ("a list of whole numbers above 0, as [3]", _are_labels),
+    "size": ("an integer, 16 or higher", _is_int(16)),
+    "folds": ("an integer, 3 or higher: train, validation and test need one each", _is_int(3)),
+    "seed": ("an integer, 0 or higher", _is_int(0)),
+}

@@ -45,6 +45,9 @@ LAYOUT = {  # name: (path below the study's folder, what makes it)
     "report_numbers": ("scores/report_numbers.csv", "notebook 06"),
     "runs": ("scores/runs.csv", "notebook 07"),
     "new_patients": ("scores/new_patients.csv", "notebook 08"),
+    "scans": ("scans", "notebook 09 with UPLOAD"),
+    "segmented": ("segmented", "notebook 09"),
+    "segmented_table": ("scores/segmented.csv", "notebook 09"),
     "figures": ("figures", "notebooks 00 to 08"),
     "figure": ("figures/{name}.png", "notebooks 00 to 08"),
     "notebooks": ("notebooks", "the command `covseg run`"),
@@ -179,21 +182,30 @@ class Study:
         return runs
 
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Return {run: its recipe.json} of the same runs in the same order, without lung models."""
+        """Return {run: its recipe.json} of the same runs in the same order.
+
+        Lung models, and runs of the split "all", which have no test slices, are left out.
+        """
         current = files.read_json(self.need("preprocessing"))
         names = self._finished()
         recipes = {name: files.read_json(self.need("recipe", run=name)) for name in names}
         runs = [
             name
             for name, recipe in recipes.items()
-            if recipe["preprocessing"] == current and recipe.get("target") != "lungs"
+            if recipe["preprocessing"] == current
+            and recipe.get("target") != "lungs"
+            and recipe.get("split") != "all"
         ]
         runs.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
         return {name: recipes[name] for name in runs}
 
     def stale_runs(self) -> list[str]:
         """Return the names of the finished runs that were trained on another processed_data."""
-        return sorted(set(self._finished()) - set(self.recipes()))
+        current = files.read_json(self.need("preprocessing"))
+        recipes = {
+            name: files.read_json(self.need("recipe", run=name)) for name in self._finished()
+        }
+        return sorted(name for name in recipes if recipes[name]["preprocessing"] != current)
 
     def _finished(self):
         return [path.parent.name for path in self.path("models").glob("*/timing.json")]

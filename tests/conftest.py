@@ -56,7 +56,7 @@ def made_once(tmp_path_factory):
     options = {"source": "folder", "dataset": str(folder / "dataset"), "step": 1, "size": 16}
     options |= {"epochs": {"accuracy": 2, "iou": 2, "dice": 2}, "base_filters": 2, "batch_size": 8}
     study.create("demo", **options)
-    slicing.slice_cases(find_cases(folder / "dataset"), study, step=1)
+    slicing.slice_cases(find_cases(folder / "dataset"), study)
     preprocessing.preprocess(study, 16)
     return folder
 

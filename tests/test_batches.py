@@ -65,7 +65,7 @@ def test_patients_and_lesions_are_drawn_equally_often():
     rng = np.random.default_rng(0)
     rows = np.arange(1000, 1120)
     drawn = np.concatenate(
-        [batches.balanced_rows(rows, patients, has_lesion, rng) for _ in range(50)]
+        [batches.balanced_rows(120, rows, patients, has_lesion, rng) for _ in range(50)]
     )
     assert drawn.shape == (6000,)
     lesion, any_slice = drawn[1::2] - 1000, drawn[::2] - 1000
@@ -81,11 +81,18 @@ def test_balanced_training_batches_are_of_training_slices(tiny_study, tiny_recip
     rows = np.concatenate(train.batches)
     allowed = preprocessing.subset_rows(tiny_study, "train")
     assert set(rows) <= set(allowed)
-    assert len(rows) == len(allowed)
+    assert len(rows) == 25  # as many as the study has, in every fold
     masks = np.load(tiny_study.path("masks"))[rows]
     assert masks.any(axis=(1, 2, 3))[1::2].all()
     expected = preprocessing.subset_rows(tiny_study, "validation")
     assert sorted(np.concatenate(validation.batches)) == sorted(expected)
+
+
+def test_without_selection_validation_slices_are_trained_on(tiny_study, tiny_recipe):
+    train, validation = batches.make_batches(tiny_study, replace(tiny_recipe, selection="none"))
+    allowed = preprocessing.subset_rows(tiny_study, "train", "validation")
+    assert sorted(np.concatenate(train.batches)) == sorted(allowed)
+    assert set(np.concatenate(validation.batches)) < set(allowed)
 
 
 def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):

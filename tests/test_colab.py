@@ -18,6 +18,7 @@ from set_repository import repository
 
 from covseg_lib import colab
 from covseg_lib.batch import notebooks
+from covseg_lib.data import phantom, sources
 
 COPIED = ("covseg_lib", "notebooks", "requirements.txt")
 
@@ -59,6 +60,14 @@ class Runtime:
             "    print('mounting', place)\n"
             "    os.makedirs(place)\n"
             f"    os.rename({str(self.on_drive)!r}, os.path.join(place, 'MyDrive'))\n"
+        )
+        (stand_in / "files.py").write_text(
+            "import pathlib, shutil\n"
+            f"folder = pathlib.Path({str(folder)!r})\n"
+            "def upload():\n"
+            "    return {path.name: path.read_bytes() for path in (folder / 'laptop').iterdir()}\n"
+            "def download(path):\n"
+            "    shutil.copy(path, folder)\n"
         )
         self.environment = os.environ | {
             "COLAB_RELEASE_TAG": "release-colab",
@@ -231,6 +240,28 @@ def test_jupyter_never_reaches_colab(project):
     ]
     assert any(line.startswith("nbval") for line in extras["notebooks"])
     assert "covseg[notebooks]" in extras["dev"]  # what make installs
+
+
+def test_scans_are_uploaded_segmented_and_downloaded(runtime, project, tmp_path):
+    """A phantom, a broken scan, and the model that ships: no study is needed."""
+    runtime.put_project(project, runtime.content / "covseg")
+    phantoms = {"scan_1": phantom.VARIED_PHANTOMS["varied_01"]}
+    drawn = sources.write_phantoms(tmp_path / "phantoms", phantoms)
+    shutil.copytree(drawn / "CT_scans", tmp_path / "laptop")
+    (tmp_path / "laptop" / "scan_2.nii.gz").write_text("no scan")
+    study = runtime.content / "study"
+    printed = runtime.run_all("09", STUDY=str(study), UPLOAD=True, MODEL="shipped", SMALLEST_ML=0.1)
+    assert "scan_2.nii.gz: no mask: scan_2.nii.gz is not a NIfTI file" in printed
+    with zipfile.ZipFile(tmp_path / "segmented.zip") as archive:
+        names = set(archive.namelist())
+    assert {"masks/scan_1.nii.gz", "previews/scan_1.png"} <= names
+    assert "masks/scan_2.nii.gz" not in names
+    assert (study / "scores" / "segmented.csv").exists()
+
+
+def test_an_upload_elsewhere_says_what_to_do(tmp_path):
+    with pytest.raises(RuntimeError, match="UPLOAD works only on Colab: set SCANS"):
+        colab.upload_files(tmp_path)
 
 
 def test_elsewhere_nothing_is_installed(monkeypatch, tmp_path):

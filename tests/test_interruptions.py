@@ -16,7 +16,7 @@ import pytest
 from conftest import find_cases
 
 from covseg_lib import parallel
-from covseg_lib.data import cases, preprocessing, resizing, slicing, volumes
+from covseg_lib.data import cases, preprocessing, resizing, slicing
 from covseg_lib.study import Study
 
 MOMENTS = int(os.environ.get("COVSEG_KILLS", 3))  # `make test-all` kills it twenty times
@@ -27,7 +27,7 @@ def steps(folder, root, scheduler=""):
     study = Study(root)
     found, left_over = cases.pair_files(folder)
     with parallel.executor(scheduler, workers=2) as pool:
-        slicing.slice_cases(found, study, step=1, pool=pool, left_over=left_over)
+        slicing.slice_cases(found, study, pool=pool, left_over=left_over)
         study.create("demo", source="folder", dataset=str(folder), step=1)
     preprocessing.preprocess(study, 16)
     return contents(root)
@@ -91,7 +91,7 @@ def test_killed_at_any_moment(tiny_dataset, tmp_path, project):
 def test_an_interrupted_run_does_not_do_again_what_was_done(tiny_dataset, tmp_path, monkeypatch):
     whole = steps(tiny_dataset, tmp_path / "study")
     done = []
-    monkeypatch.setattr(volumes, "read_pair", lambda *_: done.append("sliced"))
+    monkeypatch.setattr(slicing, "read_pair", lambda *_: done.append("sliced"))
     monkeypatch.setattr(resizing, "resize_image", lambda *_: done.append("resized"))
     assert steps(tiny_dataset, tmp_path / "study") == whole
     assert done == []
@@ -108,7 +108,7 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
         nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine),
         tiny_dataset / "CT_scans" / "scan_2.nii.gz",
     )
-    slicing.slice_cases(find_cases(tiny_dataset), tiny_study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset), tiny_study)
     with pytest.raises(ValueError, match="run notebook 02 again"):
         preprocessing.load_slices(tiny_study, "train")
     preprocessing.preprocess(tiny_study, 16)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from conftest import find_cases
 
-from covseg_lib.data import phantom, sources, volumes
+from covseg_lib.data import phantom, sources
+from covseg_lib.data.pairs import read_pair
 from covseg_lib.evaluation import baselines, metrics
+from covseg_lib.images import volumes
 
 SHAPE = (12, 96, 96)
 
@@ -55,7 +57,7 @@ def test_the_data_set_holds_what_real_ones_hold(tmp_path, monkeypatch):
     found = find_cases(tmp_path)
     assert len(found) == 12
     assert len({case.patient for case in found}) == 11
-    pairs = {case.name: volumes.read_pair(case) for case in found}
+    pairs = {case.name: read_pair(case) for case in found}
     assert not pairs["phantom_03"].mask.any()
     grey = volumes.to_grey(phantom.draw_phantom(small["phantom_02"]).image)
     assert (grey == pairs["phantom_02"].image).all()

@@ -6,9 +6,17 @@ import pandas as pd
 import pytest
 from conftest import find_cases
 
-from covseg_lib.data import nifti, preprocessing, resizing, volumes
+from covseg_lib.data import preprocessing, resizing
 from covseg_lib.evaluation import metrics, prediction
+from covseg_lib.images import nifti, volumes
+from covseg_lib.scans import segment
+from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.training import batches, models
+
+
+def _alone(run):
+    """Return a segmenter of one run, for scans with lung masks."""
+    return Segmenter((run,), (run,), run.postprocessing)
 
 
 def test_rows_are_the_test_rows(trained_study):
@@ -38,7 +46,8 @@ def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tm
         .reset_index()
     )
     case = find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
-    mask, header = prediction.predict_volume(run, case.image)
+    found = segment.segment_scan(_alone(run), case.image, case.mask)
+    mask, header = found.mask, found.header
     of_slices = prediction.predict_slices(run, preprocessing.load_slices(trained_study, "test")[0])[
         table["case"] == case.name
     ]
@@ -63,7 +72,9 @@ def test_a_step_keeps_the_same_pixels_as_in_training(tiny_study, tiny_recipe, tm
             given.append(images)
             return images * 0
 
-    prediction.predict_volume(replace(run, model=Model()), tmp_path / "ras.nii")
+    nib.save(nib.Nifti1Image((image * 0 + 1).astype("u1"), np.eye(4)), tmp_path / "lungs.nii")
+    run = replace(run, model=Model(), postprocessing=models.Postprocessing())
+    segment.segment_scan(_alone(run), tmp_path / "ras.nii", tmp_path / "lungs.nii")
     assert np.allclose(
         np.concatenate(given)[:2, ..., 0], expected, atol=1e-5
     )  # the batch is filled up
@@ -80,7 +91,7 @@ def test_a_mask_keeps_its_place_through_slicing_and_back(tmp_path, axes, step):
     affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), mask.shape)
     nib.save(nib.Nifti1Image(mask, affine), tmp_path / "mask.nii.gz")
     sliced, header = volumes.read_volume(tmp_path / "mask.nii.gz", step)
-    back = np.stack([prediction.to_scan(image, header, step) >= 0.5 for image in sliced])
+    back = np.stack([segment.to_scan(image, header, step) >= 0.5 for image in sliced])
     nifti.write_mask(tmp_path / "back.nii.gz", back, header)
     back = np.asarray(nib.load(tmp_path / "back.nii.gz").dataobj)
     if step == 1:
@@ -98,20 +109,20 @@ def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
     np.save(tiny_study.path("lungs"), masks)
     changes = {"normalisation": "volume", "neighbours": 1, "lungs": "given"}
     recipe = replace(tiny_recipe, **changes)
-    run = models.Run(recipe, models.build_model(recipe), None, None)
+    run = models.Run(recipe, models.build_model(recipe), None, {})
     inputs = batches.open_inputs(tiny_study, recipe)[0]
     of_slices = prediction.predict_slices(run, inputs[:5])[..., 0]
     case = find_cases(tiny_dataset)[0]
-    levels, _ = prediction.predict_probabilities(run, case.image, case.mask)
+    levels = segment.segment_scan(_alone(run), case.image, case.mask).levels
     for level, probability in zip(levels, of_slices, strict=True):
         whole = resizing.resize_to_scan(probability, (16, 20))
         assert np.abs(level / 255 - whole).max() < 0.01
     moved = nib.load(case.mask)
-    nib.save(nib.Nifti1Image(moved.dataobj, moved.affine + 9), tmp_path / "moved.nii.gz")
+    nib.save(
+        nib.Nifti1Image(moved.dataobj, moved.affine + 9 * np.eye(4, k=3)), tmp_path / "moved.nii.gz"
+    )
     with pytest.raises(ValueError, match="lung mask lie in different places"):
-        prediction.predict_probabilities(run, case.image, tmp_path / "moved.nii.gz")
-    with pytest.raises(ValueError, match=r"run dice needs a lung mask for scan_1.nii.gz"):
-        prediction.predict_probabilities(run, case.image)
+        segment.segment_scan(_alone(run), case.image, tmp_path / "moved.nii.gz")
 
 
 def test_small_parts_are_dropped_in_three_dimensions():

@@ -6,6 +6,7 @@ import pytest
 
 from covseg_lib import parallel
 from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.settings import Reading
 from covseg_lib.study import Study
 
 FOLDER = os.environ.get("COVSEG_DATASET")
@@ -17,7 +18,7 @@ def test_the_reports_661_slices(tmp_path):
     found, left_over = cases.pair_files(FOLDER, "report")
     study.create("report", source="folder", dataset=FOLDER)
     with parallel.executor() as pool:
-        table, _ = slicing.slice_cases(found, study, pool=pool, left_over=left_over)
+        table, _ = slicing.slice_cases(found, study, Reading(step=2), pool, left_over=left_over)
     assert (int(table["slices"].sum()), int(table["lesion_slices"].sum())) == (661, 255)
     assert set(table["height"]) == set(table["width"]) == {315}
     built = preprocessing.preprocess(study, 256)

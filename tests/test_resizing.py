@@ -46,3 +46,16 @@ def test_a_scan_without_landmarks_is_named(lung, missing):
     images, lungs = np.zeros((1, 2, 2, 1), np.float32), np.full((1, 2, 2, 1), lung, np.uint8)
     with pytest.raises(ValueError, match=f"no {missing} found in leg, which the landmarks need"):
         resizing.normalising_scales(images, np.array(["leg"]), "landmarks", lungs, (-1, 1))
+
+
+def test_lungs_are_filled_side_by_side():
+    """A lung with a dent at the chest wall, another one beside it: the gap between stays."""
+    lungs = np.zeros((2, 9, 12), np.uint8)
+    lungs[0, 1:8, 1:5] = lungs[0, 1:8, 7:11] = 1
+    lungs[0, 3:6, 1:3] = 0  # a dense lesion that a lung model leaves out
+    filled = resizing.fill_lungs(lungs)
+    assert filled[0, 1:8, 1:5].all()
+    assert filled[0].sum() == 56
+    assert not filled[0, :, 5:7].any()
+    assert not filled[1].any()
+    assert not resizing.fill_lungs(lungs * 0).any()

@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from conftest import LPS, write_volume
 
 from covseg_lib.__main__ import main
-from covseg_lib.data import nifti, volumes
-from covseg_lib.evaluation import prediction, scans
+from covseg_lib.images import nifti, volumes
+from covseg_lib.scans import jobs, segment, segmenters
+from covseg_lib.scans.segmenters import Segmenter
+from covseg_lib.settings import Reading
 from covseg_lib.training import models
 from covseg_lib.training.recipes import Recipe
 
@@ -105,7 +107,7 @@ def test_plane_by_plane_is_as_whole(tmp_path, dtype, ending, affine, step):
     path = tmp_path / f"scan{ending}"
     _scan(path, affine, dtype=dtype)
     whole, _ = volumes.read_volume(path, step)
-    assert (volumes.read_grey(path, step)[0] == volumes.to_grey(whole)).all()
+    assert (volumes.read_grey(path, Reading(step=step))[0] == volumes.to_grey(whole)).all()
 
 
 def test_slope_and_grey_levels_are_read(tmp_path):
@@ -123,16 +125,17 @@ class Bright:
     """A network for slices of 16 x 16 that predicts lesion where it is brighter than the mean."""
 
     def predict_on_batch(self, images):
-        assert len(images) == prediction.BATCH
+        assert len(images) <= segment.BATCH
         return (images > 0).astype(np.float32) * 0.8
 
 
 @pytest.fixture
 def bright():
-    """A run of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
+    """A segmenter of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
     made_with = {"size": 16, "step": 1, "window_hu": [-1250, 250], "mean": 128.0, "std": 50.0}
     recipe = Recipe("bright", "bright", "dice", "slice", 0, 1, made_with, 2, 2, 8, 1e-3, "auto", 0)
-    return models.Run(recipe, Bright(), None, {})
+    run = models.Run(recipe, Bright(), None, {})
+    return Segmenter((run,), (run,), run.postprocessing)
 
 
 def _block(path, slices=3, affine=LPS):
@@ -145,8 +148,8 @@ def _block(path, slices=3, affine=LPS):
 @pytest.mark.parametrize("slices", [2, 8, 9, 20])
 def test_bright_voxels_are_predicted_for_any_number_of_slices(bright, tmp_path, slices):
     path = _block(tmp_path / "scan.nii.gz", slices)
-    mask, header = prediction.predict_volume(bright, path)
-    nifti.write_mask(tmp_path / "mask.nii.gz", mask, header)
+    found = segment.segment_scan(bright, path)
+    nifti.write_mask(tmp_path / "mask.nii.gz", found.mask, found.header)
     expected = np.asarray(nib.load(path).dataobj) == 100
     assert (np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj) == expected).all()
 
@@ -157,21 +160,20 @@ def test_lesion_volume_by_hand(bright, tmp_path):
     lungs[2:6, 5:8, 1] = 1
     lungs[2:6, 5:8, 2] = 2
     lungs[6:12, 5:9, 2] = 2
-    job = scans.ScanJob(
+    job = jobs.ScanJob(
         _block(tmp_path / "scan.nii.gz"),
         tmp_path / "mask.nii.gz",
-        tmp_path / "map.nii.gz",
         write_volume(tmp_path / "lungs.nii.gz", lungs),
+        tmp_path / "map.nii.gz",
     )
-    found = scans.predict_scan(bright, job)
+    found = jobs.segment_job(bright, job)
     assert found.ml == pytest.approx(0.048)
     assert found.percent == pytest.approx(25)
-    assert str(found) == "lesions 0.0 ml, 25.0 % of the lungs"
     assert np.unique(nib.load(job.probabilities).get_fdata()).round(4).tolist() == [0, 0.8]
     assert (
         b"lesion probability by run bright" in nib.load(job.probabilities).header["descrip"].item()
     )
-    assert scans.predict_scan(bright, replace(job, lungs=None)).percent is None
+    assert jobs.segment_job(bright, replace(job, lungs=None)).percent == 100  # lungs: the same run
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,9 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     scan, out = images / "scan_1.nii.gz", tmp_path / "new" / "mask.nii.gz"
     done = _predict(scan, "--run", run_folder, "--out", out)
     assert done.exit_code == 0, done.output
-    mask, _ = prediction.predict_volume(models.read_run(run_folder), scan)
-    assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml\nNot a medical device." in done.output
+    mask = segment.segment_scan(segmenters.read_segmenter([run_folder]), scan).mask
+    assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml, " in done.output
+    assert "Not a medical device." in done.output
     for number in range(1, 5):
         write_volume(lungs / f"scan_{number}.nii.gz", np.ones((20, 16, 5), np.uint8))
     (images / "scan_3.nii.gz").write_text("no volume")
@@ -214,11 +217,9 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     options = ["--out", masks, "--probabilities", maps, "--lungs", lungs]
     done = _predict(images, "--run", run_folder, *options)
     assert done.exit_code == 1
-    assert (
-        "Error: 2 of 5 scans have no mask:\n  scan_3.nii.gz: scan_3.nii.gz is cut off"
-        in done.output
-    )
-    assert f"\n  scan_5.nii.gz: no lung mask {lungs / 'scan_5.nii.gz'}: add it" in done.output
+    assert "scan_3.nii.gz: no mask: scan_3.nii.gz is not a NIfTI file" in done.output
+    assert f"scan_5.nii.gz: no mask: no lung mask {lungs / 'scan_5.nii.gz'}: add" in done.output
+    assert "Error: 2 of 5 scans have no mask, see above" in done.output
     assert done.output.count("% of the lungs") == 3
     names = [f"scan_{number}.nii.gz" for number in (1, 2, 4)]
     assert (
@@ -269,8 +270,14 @@ def test_wrong_names_are_refused_before_the_run_is_loaded(tmp_path):
         r"scan.nii.gz is a scan or a lung mask and would be overwritten": [scan, "--out", scan],
         r"link.nii.gz is a scan or a lung": [scan, "--out", link],
         r"scans.scan.nii.gz is a scan or": [folder, "--out", folder],
-        r"both .*mask.nii.gz: choose two places": [scan, "--out", mask, "--probabilities", mask],
-        r"both .*new.nii: choose two places": [
+        r"written to .*mask.nii.gz: choose two places": [
+            scan,
+            "--out",
+            mask,
+            "--probabilities",
+            mask,
+        ],
+        r"written to .*new.nii: choose two places": [
             scan,
             "--out",
             folder / "new.nii",
@@ -278,6 +285,7 @@ def test_wrong_names_are_refused_before_the_run_is_loaded(tmp_path):
             same / "new.nii",
         ],
         r"no finished run in .*no_run \(no recipe.json, .*study/models/dice": [scan, "--out", mask],
+        r"scan.nii.gz is a scan or a lung mask": [scan, "--out", mask, "--table", scan],
         r"'nowhere.nii' does not exist": ["nowhere.nii", "--out", mask],
         r"cannot be written": [scan, "--out", link / "mask.nii.gz"],
     }.items():
@@ -294,7 +302,7 @@ def test_a_wrong_scan_is_refused_and_an_existing_mask_is_kept(run_folder, tmp_pa
     mask.write_text("existing mask")
     array = np.random.default_rng(0).integers(-1000, 0, (6, 7, 5)).astype(np.int16)
     nan = array.astype(np.float32)
-    nan[0, 0, 0] = np.nan
+    nan[3, 3, 2] = np.nan
     shorter = write_volume(tmp_path / "short.nii.gz", np.ones((6, 7, 4), np.uint8))
     moved = write_volume(
         tmp_path / "moved.nii.gz", np.ones((6, 7, 5), np.uint8), LPS + np.eye(4, k=3)

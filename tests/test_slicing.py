@@ -6,14 +6,17 @@ import pytest
 from conftest import find_cases, write_volume
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, slicing, volumes
+from covseg_lib.data import preprocessing, slicing
+from covseg_lib.data.pairs import read_pair
+from covseg_lib.images import volumes
+from covseg_lib.settings import Reading
 from covseg_lib.study import Study
 
 
 def test_a_file_a_case_holds_what_the_volume_held(tiny_study, tiny_dataset):
     found = find_cases(tiny_dataset)
     with files.open_npz(tiny_study.path("sliced_case", case="scan_1")) as sliced:
-        pair = volumes.read_pair(found[0])
+        pair = read_pair(found[0])
         assert (sliced["images"] == volumes.to_grey(pair.image)).all()
         assert (sliced["masks"] == pair.mask).all()
 
@@ -21,7 +24,7 @@ def test_a_file_a_case_holds_what_the_volume_held(tiny_study, tiny_dataset):
 
 
 def test_cases_that_are_gone_are_gone_from_sliced_data(tiny_study, tiny_dataset):
-    table, _ = slicing.slice_cases(find_cases(tiny_dataset)[:2], tiny_study, step=2)
+    table, _ = slicing.slice_cases(find_cases(tiny_dataset)[:2], tiny_study, Reading(step=2))
     assert [file.stem for file in sorted(tiny_study.path("sliced_data").glob("*.npz"))] == [
         "scan_1",
         "scan_2",
@@ -64,14 +67,14 @@ def test_lung_masks_come_along_where_every_case_has_one(tiny_dataset, tmp_path):
         write_volume(tiny_dataset / "Lung_Mask" / file.name, lungs, mask.affine)
     study = Study(tmp_path / "study")
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
-    slicing.slice_cases(find_cases(tiny_dataset), study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset), study)
     preprocessing.preprocess(study, 16)
     assert (
         preprocessing.open_arrays(study, ["lungs"])[0].mean(axis=(0, 1, 3)).round().tolist()
         == [0] * 8 + [1] * 8
     )
     next((tiny_dataset / "Lung_Mask").iterdir()).unlink()
-    slicing.slice_cases(find_cases(tiny_dataset), study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset), study)
     preprocessing.preprocess(study, 16)
     assert not study.path("lungs").exists()
 
@@ -107,7 +110,7 @@ def test_two_folds_are_too_few(tiny_study):
 
 
 def test_two_patients_can_be_split_by_slices_only(tiny_study, tiny_dataset):
-    slicing.slice_cases(find_cases(tiny_dataset)[:2], tiny_study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset)[:2], tiny_study)
     preprocessing.preprocess(tiny_study, 16)
     assert len(preprocessing.subset_rows(tiny_study, "test", split="slice")) == 1
     with pytest.raises(ValueError, match="needs at least three patients with lesions, found 2"):
@@ -121,7 +124,7 @@ def test_masks_without_any_lesion_are_refused_where_they_first_appear(tiny_datas
     with pytest.raises(
         ValueError, match="none of the 5 masks has a lesion, so there is nothing to learn"
     ):
-        slicing.slice_cases(find_cases(tiny_dataset), study, step=1)
+        slicing.slice_cases(find_cases(tiny_dataset), study)
     assert not study.root.exists()
 
 
@@ -132,7 +135,7 @@ def test_lesions_that_vanish_when_resized_are_named(tiny_dataset, tmp_path):
         write_volume(file, mask)
     study = Study(tmp_path / "study")
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
-    slicing.slice_cases(find_cases(tiny_dataset), study, step=1)
+    slicing.slice_cases(find_cases(tiny_dataset), study)
     with pytest.raises(
         ValueError, match="no slice has a lesion at 8 x 8 pixels: choose a larger SIZE"
     ):
@@ -144,7 +147,7 @@ def test_two_copies_of_01_and_02_at_once_make_one_sound_study(tiny_dataset, tmp_
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
 
     def both(_):
-        slicing.slice_cases(find_cases(tiny_dataset), study, step=1)
+        slicing.slice_cases(find_cases(tiny_dataset), study)
         return preprocessing.preprocess(study, 16)
 
     with ThreadPoolExecutor(2) as pool:

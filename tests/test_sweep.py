@@ -56,7 +56,7 @@ def test_the_folds_of_a_model_share_its_name(tiny_study):
     [
         (["05"], {"EPOCH": [1]}, {}, "no parameter EPOCH in 05_train_dice: it has STUDY, "),
         (["05"], {"EPOCHS": [1, "ten"]}, {}, "epochs is 'ten': expected"),
-        (["05"], {"SEED": [-1]}, {}, "seed is -1: expected"),
+        (["05"], {"SEED": [-1]}, {}, "SEED is -1: expected"),
         (["05"], {"LEARNING_RATE": ["fast"]}, {}, "learning_rate is 'fast': expected"),
         (["05"], {"FOLD": [7]}, {}, "no fold 7 of the patient split"),
         (["05"], {"SPLIT": ["slcie"]}, {}, "no split 'slcie': expected \"slice\""),
@@ -68,7 +68,7 @@ def test_the_folds_of_a_model_share_its_name(tiny_study):
         (["05", "06"], {"SHOW": [1]}, {}, "no parameter SHOW in 05_train_dice"),
         (["06"], {"SHOW": [1]}, {}, "notebook 06_predict_and_compare does not train: choose"),
         (["05"], {"SEED": [1, 1]}, {}, "dice_seed1 would be trained twice"),
-        (["09"], {"SEED": [1]}, {}, "no notebook 09"),
+        (["10"], {"SEED": [1]}, {}, "no notebook 10"),
         ([], {"SEED": [1]}, {}, "no notebook given"),
     ],
 )

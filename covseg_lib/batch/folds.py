@@ -8,7 +8,7 @@ import pandas as pd
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.study import Study
-from covseg_lib.training import recipes, trainer
+from covseg_lib.training import models, recipes, trainer
 from covseg_lib.training.recipes import Recipe
 
 
@@ -95,6 +95,23 @@ def train_lungs(
         for case, rows in table.loc[test].groupby("case").groups.items():
             scores[case] = metrics.dice(true[rows], predicted[rows])
     return pd.Series(scores, name="dice").rename_axis("case")
+
+
+def train_final(
+    study: Study, model: str, log: Callable[[str], None] = print, **options
+) -> models.Run:
+    """Train a model on all patients of the study; there is nobody left to test it on.
+
+    A lung model also predicts the lungs of all slices. A finished run is loaded. Parameters as for
+    `cross_validate`; nothing is selected, so `selection` is "none".
+    """
+    fixed = {"split": "all", "selection": "none"}
+    recipe = recipes.make_recipe(study, run=model, **({"objective": "iou"} | options | fixed))
+    run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
+    run = prediction.choose_postprocessing(run, study)
+    if recipe.target == "lungs":
+        prediction.predict_lungs(run, study)
+    return run
 
 
 def _only_warnings(log):

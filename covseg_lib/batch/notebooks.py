@@ -25,8 +25,9 @@ from covseg_lib.colab import PROJECT
 from covseg_lib.study import Study
 
 NOTEBOOKS = PROJECT / "notebooks"
-TOGETHER = (("00", "01"), ("03", "04", "05"), ("07", "08"))  # notebooks that do not need each other
-PATH_PARAMETERS = {"DATASET", "SCAN", "MASK"}
+TOGETHER = (("00", "01"), ("03", "04", "05"), ("07", "08", "09"))  # need not each other
+PATH_PARAMETERS = {"DATASET", "SCAN", "MASK", "SCANS", "LUNG_MASKS"}
+RUN_PARAMETERS = {"MODEL", "START_FROM"}  # a path, or "shipped"
 NO_DOWNLOADS = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # else each ipykernel warns that ports are not encrypted
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")  # in report.html
@@ -75,15 +76,15 @@ def parse_value(text: str) -> object:
 
     A tuple becomes a list, because papermill would pass it to the notebook as text.
 
-    Examples
-    --------
     >>> parse_value("50"), parse_value("1e-4"), parse_value("None")
     (50, 0.0001, None)
-    >>> parse_value("001"), parse_value("slice"), parse_value("{[]: 1}")
-    ('001', 'slice', '{[]: 1}')
+    >>> parse_value("001"), parse_value("slice"), parse_value("{[]: 1}"), parse_value("2024_01")
+    ('001', 'slice', '{[]: 1}', '2024_01')
     >>> parse_value("(-160, 240)")
     [-160, 240]
     """
+    if re.fullmatch(r"[\d_]*_[\d_]*", text):  # a name: Python would read 2024_01 as 202401
+        return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
@@ -130,6 +131,9 @@ def run_notebooks(
     parameters["STUDY"] = str(study.root.resolve())
     for name in PATH_PARAMETERS & parameters.keys():  # notebooks run in another folder
         parameters[name] = str(Path(str(parameters[name])).resolve()) if parameters[name] else ""
+    for name in RUN_PARAMETERS & parameters.keys():
+        if Path(str(parameters[name])).is_dir():
+            parameters[name] = str(Path(str(parameters[name])).resolve())
     folder, here = study.path("notebooks").resolve(), Path.cwd()
     jobs = []
     for path in paths:

@@ -1,6 +1,7 @@
 """The cases of a data set: which image belongs to which mask, and to which patient."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.data import nifti
+from covseg_lib.data import file_names
+from covseg_lib.images import nifti
 from covseg_lib.study import Study
 
 FOLDERS = {  # folder names of the Zenodo record, the report, Kaggle, MedSeg and other data sets
@@ -19,8 +21,6 @@ FOLDERS = {  # folder names of the Zenodo record, the report, Kaggle, MedSeg and
     ),
     "lungs": ("Lung_Mask", "lung_mask", "rp_lung_msk", "lungs"),
 }
-SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # patient_scan
-KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # Kaggle's: Zenodo's
 
 REPORT_CASES = (  # 418 + 93 + 66 + 42 + 42 = the report's 661 slices
     "radiopaedia_10_85902_3",
@@ -53,7 +53,7 @@ def pair_files(
         Holds a folder of images and a folder of lesion masks, and optionally a folder of lung
         masks, all of .nii or .nii.gz files. The names are those in `FOLDERS`; two folders with
         other names work too if one of them is named after masks, labels or segmentations.
-        An optional file patients.csv (columns case, patient) overrides `patient_name`.
+        An optional file patients.csv (columns case, patient) overrides `file_names.patient_name`.
     wanted : "all", "report" or list of str
         "report" means the five cases with the report's 661 slices; a list holds case names.
 
@@ -71,19 +71,30 @@ def pair_files(
     folder = Path(folder)
     left_over: dict[str, str] = {}
     found = {what: _files_by_case(place, left_over) for what, place in _folders(folder).items()}
-    images, masks, lungs = found["image"], found["mask"], found["lungs"]
+    images, masks, lungs = _without_additions(found).values()
     for name in sorted((set(images) ^ set(masks)) - set(left_over)):
         has, lacks = ("image", "mask") if name in images else ("mask", "image")
-        file = found[has][name].name
+        file = (images if name in images else masks)[name].name
         left_over[name] = f"no {lacks} for {has} {file}: add it or move the {has} away"
     names = _select(wanted, sorted(set(images) | set(masks)))
-    patients = _patients(folder)
+    patients = file_names.read_patients(folder, set(images) | set(masks))
     cases = [
-        Case(n, patients.get(n, patient_name(n)), images[n], masks[n], lungs.get(n))
+        Case(n, patients.get(n, file_names.patient_name(n)), images[n], masks[n], lungs.get(n))
         for n in names
         if n not in left_over
     ]
     return cases, {name: reason for name, reason in left_over.items() if name in names}
+
+
+def _without_additions(found):
+    """Return {what: files by case} in which names without a partner lose their additions."""
+    paired, renamed = found["image"].keys() & found["mask"].keys(), {}
+    for what, paths in found.items():
+        shorter = {name: file_names.without_addition(name) for name in paths if name not in paired}
+        counts = Counter(shorter.values())
+        taken = {old: new for old, new in shorter.items() if counts[new] == 1 and new not in paths}
+        renamed[what] = {taken.get(name, name): path for name, path in paths.items()}
+    return renamed
 
 
 def pairing_table(cases: Sequence[Case], left_over: dict[str, str]) -> pd.DataFrame:
@@ -97,30 +108,6 @@ def pairing_table(cases: Sequence[Case], left_over: dict[str, str]) -> pd.DataFr
     ]
     rows += [(name, "", "", "", "", reason) for name, reason in sorted(left_over.items())]
     return pd.DataFrame(rows, columns=["case", "patient", "image", "mask", "lungs", "left_over"])
-
-
-def case_name(path: str | Path) -> str:
-    """Return a file's case name: without .nii or .nii.gz, and spelled as in the Zenodo record.
-
-    >>> case_name("ct_scans/radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm.nii")
-    'radiopaedia_10_85902_1'
-    """
-    name = re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
-    name = name.replace("_org_", "_").replace("covid-19-pneumonia-", "").removesuffix("-dcm")
-    return KAGGLE_NAMES.get(name, name)
-
-
-def patient_name(case: str) -> str:
-    """Return the patient of a case, as far as the case's name tells.
-
-    Only the names of known data sets are read: the last number of radiopaedia_10_85902_1 and of
-    phantom_01_2 is the scan's. Any other case counts as a different patient.
-
-    >>> patient_name("radiopaedia_10_85902_1"), patient_name("covid_19_001")
-    ('radiopaedia_10_85902', 'covid_19_001')
-    """
-    known = SCANS_OF_PATIENTS.fullmatch(case)
-    return known.group(1) if known else case
 
 
 def same_patient_hint(cases: Sequence[Case]) -> str:
@@ -212,7 +199,7 @@ def _files_by_case(folder, left_over):
     """Return {case: file} of a folder, and add cases with two files to `left_over`."""
     paths = {}
     for path in nifti.list_files(folder) if folder else []:
-        name = case_name(path)
+        name = file_names.case_name(path)
         other = paths.setdefault(name, path)
         if other != path:
             left_over[name] = f"two files in {folder.name}: {other.name} and {path.name}; keep one"
@@ -221,17 +208,3 @@ def _files_by_case(folder, left_over):
             f"no .nii or .nii.gz file in {folder}: put the data set's files there"
         )
     return paths
-
-
-def _patients(folder):
-    """Return {case: patient} of the folder's patients.csv; {} if there is no such file."""
-    path = folder / "patients.csv"
-    if not path.exists():
-        return {}
-    table = files.read_csv(path)
-    if not {"case", "patient"} <= set(table.columns):
-        raise ValueError(
-            f"{path} has the columns {', '.join(table.columns)}: expected case and patient"
-        )
-    table = table[table["patient"] != ""]
-    return dict(zip(table["case"].map(case_name), table["patient"], strict=True))

@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 from skimage.filters import gaussian
 
-from covseg_lib.data.volumes import Pair, to_grey
+from covseg_lib.data.pairs import Pair
+from covseg_lib.images.volumes import to_grey
 from covseg_lib.settings import LUNG_WINDOW_HU
 
 AIR_HU, LUNG_HU, FAT_HU, SOFT_TISSUE_HU, BLOOD_HU, BONE_HU = -1000, -870, -100, 50, 40, 350
@@ -75,7 +76,7 @@ def draw_phantom(kind: Phantom, seed: int = 0) -> Pair:
     """Draw a phantom, upright: a Pair with an empty header; lungs 1 (right), 2 (left)."""
     disease = np.random.default_rng((seed, kind.patient, kind.scan, 99))
     image, mask, lungs = draw_chest(kind, np.random.default_rng((seed, kind.patient)), disease)
-    image = to_grey(image, kind.window_hu) if kind.window_hu else image
+    image = to_grey(image, kind.window_hu, "hu") if kind.window_hu else image
     return Pair(image, mask, nib.Nifti1Header(), lungs)
 
 
@@ -87,8 +88,7 @@ def draw_chest(
     Parameters
     ----------
     kind : Phantom
-        Slices are drawn from feet to head, rows from front to back, columns from the patient's
-        right to left.
+        Slices run from feet to head, rows from front to back, columns from right to left.
     anatomy, disease : numpy Generator
         The body is drawn from the first, lesions and noise from the second.
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from covseg_lib import colab, files, parallel
 from covseg_lib.data import resizing, slicing, splits
+from covseg_lib.settings import reading_of
 from covseg_lib.study import Study
 
 CHUNK = 64  # slices that are standardised at a time
@@ -58,6 +59,10 @@ def _preprocess(study, size, folds, seed):
         arrays = _resize_all(study, cases, size, temporary)
         table = splits.add_splits(_list_slices(cases, arrays["masks"], size), folds, seed)
         mean, std = mean_and_std(arrays["grey"])
+        case_means = [
+            (mean_and_std(arrays["grey"][rows.min() : rows.max() + 1])[0] - mean) / std
+            for rows in table.groupby("case").groups.values()
+        ]
         _standardise_all(study.path("images"), arrays["grey"], mean, std)
         files.write_csv(study.path("slices"), table)
         study.path("lungs").unlink(missing_ok=True)
@@ -66,6 +71,7 @@ def _preprocess(study, size, folds, seed):
     finally:
         files.remove_temporary_files(path.parent)
     made = {"patient_folds": int(table["patient_fold"].max()) + 1, "mean": mean, "std": std}
+    made |= {"case_means": [min(case_means), max(case_means)]}  # lowest and highest, standardised
     made |= {"slices_sha256": hashlib.sha256(study.path("slices").read_bytes()).hexdigest()}
     files.write_json(path, wanted | made)
     return slice_table(study)
@@ -141,7 +147,7 @@ def subset_rows(study: Study, *subsets: str, split: str | None = None, fold: int
     Parameters
     ----------
     subsets : "train", "validation", "test"
-    split : "slice" or "patient", optional; by default the study's
+    split : see `splits.subsets`, optional; by default the study's
     fold : int, the fold that is tested on
     """
     split = split or study.settings()["split"]
@@ -194,7 +200,7 @@ def _check_unchanged(cases, settings):
     for row in cases.itertuples():
         image, mask, lungs = Path(row.image), Path(row.mask), Path(row.lungs) if row.lungs else None
         if image.exists() and mask.exists():
-            now = slicing.fingerprint(image, mask, lungs, settings["window_hu"], settings["step"])
+            now = slicing.fingerprint(image, mask, lungs, reading_of(settings))
             if now != row.made_from:
                 raise ValueError(
                     f"{row.case} or the settings changed since it was sliced: run notebook 01 again"

@@ -5,8 +5,10 @@ import functools
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
+from skimage.morphology import convex_hull_image
 from skimage.transform import resize
 
+HEALTHY_QUANTILE = 0.25  # lesions may fill half of the lungs, so their median is no healthy lung
 TISSUE_HU = (-200, 200)  # soft tissue: muscle, fat and blood, but no bone and no air
 
 
@@ -99,7 +101,8 @@ def normalising_scales(
     normalisation : "dataset", "volume" or "landmarks"
         "dataset" changes nothing: all volumes share mean and standard deviation, as in the report.
         "volume" gives each volume a mean of 0 and a standard deviation of 1. "landmarks" maps the
-        median of a volume's lungs to -1, and the median of its soft tissue to 1.
+        lower quartile of a volume's lungs, which is healthy lung, to -1, and the median of its soft
+        tissue to 1.
     lungs : (N, size, size, 1) uint8 array, for "landmarks"
     tissue : (low, high)
         Standardised values of soft tissue, see `TISSUE_HU`.
@@ -124,12 +127,17 @@ def normalising_scales(
             low, high = volume.mean() - volume.std(), volume.mean() + volume.std()
         else:
             low, high = _landmarks(case, volume, None if lungs is None else lungs[rows], tissue)
+            if not low < high:
+                raise ValueError(
+                    f"the lungs of {case} are as bright as its soft tissue, so they are probably "
+                    "not lungs: look at the lung mask, or give another one"
+                )
         scales[rows] = 2 / (high - low), -(high + low) / (high - low)  # low -> -1, high -> 1
     return scales
 
 
 def _landmarks(case, volume, lungs, tissue):
-    """Return the median of the lungs and the median of the soft tissue."""
+    """Return the lower quartile of the lungs and the median of the soft tissue."""
     if lungs is None:
         raise ValueError(
             'normalisation="landmarks" needs lung masks: set lungs to "given", or to the name of a '
@@ -143,4 +151,27 @@ def _landmarks(case, volume, lungs, tissue):
             f"no {missing} found in {case}, which the landmarks need: expected a CT of the chest; "
             'look at its slices, or choose normalisation="volume"'
         )
-    return np.median(inside), np.median(outside)
+    return np.quantile(inside, HEALTHY_QUANTILE), np.median(outside)
+
+
+def fill_lungs(lungs: np.ndarray) -> np.ndarray:
+    """Return the convex hull of each lung in each slice of a volume: (S, H, W) uint8.
+
+    Lung masks, above all predicted ones, leave out dense lesions at the chest wall. The volume is
+    divided into its two sides at the mean column of the lungs, because both may touch.
+
+    Parameters
+    ----------
+    lungs : (S, H, W) array, not 0 in the lungs
+    """
+    filled = np.array(lungs > 0, np.uint8)
+    columns = np.flatnonzero(filled.any(axis=(0, 1)))
+    if not columns.size:
+        return filled
+    per_column = filled.sum(axis=(0, 1))
+    middle = round(float((per_column * np.arange(len(per_column))).sum() / per_column.sum()))
+    for of_slice in filled:
+        for side in (of_slice[:, :middle], of_slice[:, middle:]):
+            if side.any():
+                side[:] = convex_hull_image(side)
+    return filled

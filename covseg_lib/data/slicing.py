@@ -11,23 +11,27 @@ import os
 import shutil
 import zipfile
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from covseg_lib import files, parallel
-from covseg_lib.data import nifti, volumes
 from covseg_lib.data.cases import Case
-from covseg_lib.settings import LUNG_WINDOW_HU
+from covseg_lib.data.pairs import read_pair
+from covseg_lib.images import nifti
+from covseg_lib.settings import Reading
 from covseg_lib.study import Study
+
+READING = Reading()
+MOST_LESION, MOST_OF_LUNGS = 0.1, 0.8  # shares that lesions hardly exceed
 
 
 def slice_cases(
     cases: list[Case],
     study: Study,
-    window_hu: tuple[float, float] = LUNG_WINDOW_HU,
-    step: int = 2,
+    reading: Reading = READING,
     pool: Executor | None = None,
     left_over: dict[str, str] | None = None,
     strict: bool = True,
@@ -42,9 +46,7 @@ def slice_cases(
     ----------
     cases : list of Case
     study : Study
-    window_hu : (low, high) in HU, which become grey levels 0 and 255
-    step : int
-        Every `step`-th row and column is kept.
+    reading : Reading
     pool : concurrent.futures executor, optional
         Each worker holds a volume in memory. Default: one case after the other.
     left_over : dict, optional
@@ -55,35 +57,40 @@ def slice_cases(
     Returns
     -------
     DataFrame, one row a case: case, patient, slices, lesion_slices, height, width, pixels (their
-    checksum), image and mask (the files), made_from; and {case: reason} of cases left out
+    checksum), image and mask (the files), made_from, warning; and {case: reason} of cases left out
 
     Raises
     ------
     ValueError
-        One message with the problems of all cases, as `volumes.read_pair` finds them. The study
+        One message with the problems of all cases, as `pairs.read_pair` finds them. The study
         stays as it was.
     """
     with study.locked("slicing"):
-        return _slice_cases(cases, study, window_hu, step, pool, dict(left_over or {}), strict)
+        return _slice_cases(cases, study, reading, pool, dict(left_over or {}), strict)
 
 
-def _slice_cases(cases, study, window_hu, step, pool, left_over, strict):
+def _slice_cases(cases, study, reading, pool, left_over, strict):
     staging = files.staging_path(study.path("sliced_data"))
     for folder in (staging, study.path("sliced_data")):
         files.remove_temporary_files(folder)
     new = {case.name: staging / f"{case.name}.npz" for case in cases}
     old = {case.name: study.path("sliced_case", case=case.name) for case in cases}
     jobs = [
-        (case, new[case.name], window_hu, step)
+        (case, new[case.name], reading)
         for case in sorted(cases, key=_file_size, reverse=True)  # the largest first
-        if not is_current(old[case.name], case, window_hu, step)
-        and not is_current(new[case.name], case, window_hu, step)
+        if not is_current(old[case.name], case, reading)
+        and not is_current(new[case.name], case, reading)
     ]
     problems = parallel.run_jobs(pool, slice_case, jobs, "slicing")
     wrong = {job[0].name: text for job, text in zip(jobs, problems, strict=True) if text}
     wrong = left_over | wrong
     good = [case for case in cases if case.name not in wrong]
     about = [read_about(new[c.name] if new[c.name].exists() else old[c.name]) for c in good]
+    twins = _same_voxels(good, about)
+    if twins:
+        wrong |= twins
+        kept = [(c, row) for c, row in zip(good, about, strict=True) if c.name not in twins]
+        good, about = [c for c, _ in kept], [row for _, row in kept]
     error = ""
     if not good or (wrong and strict):
         error = _describe(wrong, len(cases) + len(left_over))
@@ -100,6 +107,23 @@ def _slice_cases(cases, study, window_hu, step, pool, left_over, strict):
         {"case": c.name, "patient": c.patient} | row for c, row in zip(good, about, strict=True)
     ]
     return files.write_csv(study.path("cases"), pd.DataFrame(rows)), wrong
+
+
+def _same_voxels(cases, about):
+    """Return {case: reason} of cases with the voxels of an earlier case of another patient.
+
+    Otherwise a patient split would test on a scan that it trained on.
+    """
+    first, twins = {}, {}
+    for case, row in zip(cases, about, strict=True):
+        voxels = row["pixels"].split("-")[0]  # of the image
+        other = first.setdefault(voxels, case)
+        if other.patient != case.patient:
+            twins[case.name] = (
+                f"has the same voxels as {other.name}: remove one of them, or list both with one "
+                "patient in patients.csv"
+            )
+    return twins
 
 
 def _file_size(case):
@@ -134,10 +158,10 @@ def _move_into_study(cases, staging, study):
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def slice_case(case: Case, path: Path, window_hu: tuple[float, float], step: int) -> str:
+def slice_case(case: Case, path: Path, reading: Reading) -> str:
     """Slice one case into the file `path`; return what is wrong with it, or ""."""
     try:
-        pair = volumes.read_pair(case, step, window_hu)
+        pair = read_pair(case, reading)
     except ValueError as error:
         return str(error)
     header = pair.header
@@ -150,7 +174,8 @@ def slice_case(case: Case, path: Path, window_hu: tuple[float, float], step: int
         "image": str(case.image.absolute()),
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",
-        "made_from": fingerprint(case.image, case.mask, case.lungs, window_hu, step),
+        "made_from": fingerprint(case.image, case.mask, case.lungs, reading),
+        "warning": _unlikely_mask(pair),
     }
     arrays = {"images": pair.image, "masks": pair.mask}
     arrays |= {} if pair.lungs is None else {"lungs": pair.lungs}
@@ -161,16 +186,30 @@ def slice_case(case: Case, path: Path, window_hu: tuple[float, float], step: int
     return ""
 
 
+def _unlikely_mask(pair):
+    """Return a warning if a mask is hardly one of lesions; "" otherwise."""
+    of_all, of_lungs = pair.mask.mean(), 0.0
+    if pair.lungs is not None and pair.lungs.any():
+        of_lungs = pair.mask[pair.lungs > 0].mean()
+    if of_all <= MOST_LESION and of_lungs <= MOST_OF_LUNGS:
+        return ""
+    share = f"{of_lungs:.0%} of the lungs" if of_lungs else f"{of_all:.0%} of the scan"
+    return (
+        f"the mask covers {share}: is it a mask of the lungs, or does it have labels for lungs and "
+        "lesions? LESION_LABELS chooses the labels that are lesion"
+    )
+
+
 def read_about(path: Path) -> dict:
     """Return what a file of a case stores about it, and a checksum of its pixels."""
     with files.open_npz(path) as sliced, zipfile.ZipFile(path) as archive:
         members = {member.filename: member.CRC for member in archive.infolist()}
         names = [name for name in members if name in ("images.npy", "masks.npy", "lungs.npy")]
         checksum = "-".join(f"{members[name]:08x}" for name in names)
-        return {"pixels": checksum} | json.loads(str(sliced["about"]))
+        return {"pixels": checksum, "warning": ""} | json.loads(str(sliced["about"]))
 
 
-def is_current(path: Path, case: Case, window_hu: tuple[float, float], step: int) -> bool:
+def is_current(path: Path, case: Case, reading: Reading) -> bool:
     """Return whether a file holds a case as it would be sliced now."""
     if not (path.exists() and case.image.exists() and case.mask.exists()):
         return False
@@ -178,14 +217,15 @@ def is_current(path: Path, case: Case, window_hu: tuple[float, float], step: int
         before = read_about(path)["made_from"]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return False
-    return before == fingerprint(case.image, case.mask, case.lungs, window_hu, step)
+    return before == fingerprint(case.image, case.mask, case.lungs, reading)
 
 
-def fingerprint(
-    image: Path, mask: Path, lungs: Path | None, window_hu: tuple[float, float], step: int
-) -> str:
+def fingerprint(image: Path, mask: Path, lungs: Path | None, reading: Reading) -> str:
     """Return a short text that changes if the files (size, time of change) or settings change."""
     paths = [path for path in (image, mask, lungs) if path and path.exists()]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    text = json.dumps([stats, list(window_hu), step])
+    options = [list(reading.window_hu), reading.step]
+    if replace(reading, window_hu=READING.window_hu, step=READING.step) != READING:
+        options += [reading.intensities, reading.lesion_labels]  # version 0.1 had no others
+    text = json.dumps([stats, *options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

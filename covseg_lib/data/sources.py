@@ -12,7 +12,8 @@ import numpy as np
 import pooch
 
 from covseg_lib import __version__, files, parallel
-from covseg_lib.data import nifti, phantom
+from covseg_lib.data import phantom
+from covseg_lib.images import nifti
 from covseg_lib.study import Study
 
 PHANTOM_SOURCES = {"phantom": phantom.PHANTOMS, "varied_phantoms": phantom.VARIED_PHANTOMS}

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from covseg_lib.data import benchmark
+
 
 class TooFewPatientsError(ValueError):
     """There are too few patients with lesions for a patient split."""
@@ -164,9 +166,11 @@ def subsets(table: pd.DataFrame, split: str, fold: int = 0) -> np.ndarray:
     ----------
     table : DataFrame
         As slices.csv, see `add_splits`.
-    split : "slice" or "patient"
+    split : "slice", "patient", "all", or one of `benchmark.SPLITS`
+        "all" has no test set: the first fold of patients is for validation, the others for
+        training.
     fold : int
-        The fold that is the test set. The slice split has only fold 0.
+        The fold that is the test set. The splits "slice" and "all" have only fold 0.
 
     Raises
     ------
@@ -174,11 +178,17 @@ def subsets(table: pd.DataFrame, split: str, fold: int = 0) -> np.ndarray:
         An unknown split or fold; a patient split with too few patients.
     """
     folds = table["patient_fold"].max() + 1
-    if split == "patient" and not folds:  # raise TooFewPatientsError with the number of patients
+    if (
+        split in ("patient", "all") and not folds
+    ):  # raise TooFewPatientsError with the number of patients
         patient_folds(table["patient"], has_lesion=table["lesion_pixels"] > 0)
     check_fold(split, fold, folds)
     if split == "patient":
         return subsets_of_fold(table["patient_fold"], fold)
+    if split in benchmark.SPLITS:
+        return benchmark.slice_subsets(table, split, fold)
+    if split == "all":
+        return _named(len(table), table["patient_fold"] == 0, False)
     return table["slice_split"].to_numpy(str)
 
 
@@ -200,15 +210,20 @@ def subsets_without_lesions(table: pd.DataFrame) -> list[str]:
 
 def check_fold(split: str, fold: int, folds: int) -> None:
     """Raise ValueError for an unknown split or fold; the patient split has `folds` folds."""
-    if split not in ("slice", "patient"):
-        raise ValueError(f'no split {split!r}: expected "slice" (the report\'s) or "patient"')
-    count = folds if split == "patient" else 1
-    if not count:
+    counts = {"slice": 1, "patient": folds, "all": min(folds, 1)}
+    counts |= dict.fromkeys(benchmark.SPLITS, benchmark.COUNT)
+    if split not in counts:
+        raise ValueError(
+            f'no split {split!r}: expected "slice" (the report\'s), "patient", "all", or '
+            f"{', '.join(benchmark.SPLITS)}"
+        )
+    if not counts[split]:
         raise ValueError(
             "this study has no patient split: it needs at least three patients with lesions"
         )
-    if fold not in range(count):
-        raise ValueError(f"no fold {fold!r} of the {split} split: there are folds 0 to {count - 1}")
+    if fold not in range(counts[split]):
+        last = counts[split] - 1
+        raise ValueError(f"no fold {fold!r} of the {split} split: there are folds 0 to {last}")
 
 
 def _draw(rows, count, seed):

@@ -1,22 +1,17 @@
-"""From a trained run to masks: of the study's slices, and of whole scans in their own space."""
+"""From a trained run to masks of the study's slices; `scans` predicts whole scans."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from skimage import measure
-from tqdm import tqdm
 
 from covseg_lib import files
-from covseg_lib.data import nifti, preprocessing, resizing, slicing, volumes
+from covseg_lib.data import preprocessing, slicing
 from covseg_lib.evaluation import metrics, tables
 from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
@@ -24,7 +19,6 @@ from covseg_lib.study import Study
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
     from covseg_lib.training.models import Postprocessing, Run
 
-BATCH = 8  # slices of a volume that are predicted at a time
 SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # that validation chooses from
 
 
@@ -87,7 +81,9 @@ def choose_postprocessing(run: Run, study: Study) -> Run:
     """Choose threshold, smallest lesion and mirroring of a run by its validation patients.
 
     The choice has the highest mean Dice over the validation cases. It is written to
-    models/<run>/postprocessing.json. Test slices play no part in it.
+    models/<run>/postprocessing.json. Test slices play no part in it. A run with `selection` "none"
+    was trained on the validation patients too, so nothing is chosen: its predictions are averaged
+    with those of the mirrored slices if its augmentation mirrored slices.
 
     Returns
     -------
@@ -95,6 +91,9 @@ def choose_postprocessing(run: Run, study: Study) -> Run:
     """
     from covseg_lib.training import batches
 
+    if run.recipe.selection == "none":
+        rules = replace(run.postprocessing, mirror=run.recipe.augmentation)
+        return _keep_postprocessing(run, study, rules)
     rows = _rows(study, run, "validation")
     inputs, masks = batches.open_inputs(study, run.recipe)
     cases = preprocessing.slice_table(study)["case"].loc[rows]
@@ -111,8 +110,12 @@ def choose_postprocessing(run: Run, study: Study) -> Run:
             dice = metrics.score_columns(sums, ["dice"])["dice"].mean()
             if dice > best_dice + 1e-6:  # of equals the first, which is the simplest
                 best, best_dice = rules, dice
-    files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(best))
-    return replace(run, postprocessing=best)
+    return _keep_postprocessing(run, study, best)
+
+
+def _keep_postprocessing(run, study, rules):
+    files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(rules))
+    return replace(run, postprocessing=rules)
 
 
 def study_masks(
@@ -156,93 +159,3 @@ def _check_same_slices(run, study):
             f"{study.path('preprocessing').parent} holds now: train it again, or make the slices "
             "again with the settings in recipe.json"
         )
-
-
-def predict_volume(
-    run: Run, path: Path, lungs: Path | None = None
-) -> tuple[np.ndarray, nib.Nifti1Header]:
-    """Predict the lesions of a CT volume (3D NIfTI, in HU or grey levels), slice by slice.
-
-    `lungs` is its lung mask, for a run that has lungs as a channel. Raises ValueError without it,
-    and if the file is not a readable CT volume.
-
-    Returns
-    -------
-    mask (S, H, W) uint8 in {0, 1}, upright and of the scan's full size; the scan's NIfTI header,
-    for `nifti.write_mask`
-    """
-    levels, header = predict_probabilities(run, path, lungs)
-    return levels_to_mask(levels, run.postprocessing, nifti.voxel_ml(header)), header
-
-
-def predict_probabilities(
-    run: Run, path: Path, lungs: Path | None = None
-) -> tuple[np.ndarray, nib.Nifti1Header]:
-    """Predict as `predict_volume`, but return probabilities (S, H, W) uint8, where 255 means 1.
-
-    While the network predicts a batch, a thread prepares the next one and resizes the last one to
-    the scan. All batches have the same size, so the network is compiled only once.
-    """
-    inputs, header = _read_inputs(run.recipe, path, lungs)
-    step = run.recipe.preprocessing["step"]
-    levels = np.empty(nifti.upright_shape(header), np.uint8)
-
-    def prepare(first):
-        return inputs[np.minimum(np.arange(first, first + BATCH), len(levels) - 1)]
-
-    def store(first, probabilities):
-        places = levels[first : first + BATCH]
-        for place, probability in zip(places, probabilities[..., 0], strict=False):
-            place[:] = to_scan(probability, header, step) * 255 + 0.5  # + 0.5 rounds
-            bar.update()
-
-    def work_of_thread(first, previous):
-        if first:
-            store(first - BATCH, previous)
-        return prepare(first + BATCH)
-
-    bar = tqdm(total=len(levels), desc=Path(path).name, unit="slice")
-    with ThreadPoolExecutor(1) as pool, bar:
-        batch, predicted = prepare(0), None
-        for first in range(0, len(levels), BATCH):
-            job = pool.submit(work_of_thread, first, predicted)
-            predicted, batch = predict_slices(run, batch), job.result()
-        store(first, predicted)
-    return levels, header
-
-
-def _read_inputs(recipe, path, lungs):
-    """Return the network's inputs for the slices of a volume, and the volume's header."""
-    from covseg_lib.training import batches
-
-    if recipe.lungs != "none" and not lungs:
-        raise ValueError(
-            f"run {recipe.run} needs a lung mask for {Path(path).name}, because lungs are one of "
-            "its channels: give it with --lungs"
-        )
-    made_with = recipe.preprocessing
-    step, size = made_with["step"], (made_with["size"],) * 2
-    grey, header = volumes.read_grey(path, step, made_with["window_hu"])
-    images = np.stack([np.round(resizing.resize_image(image, size)) for image in grey])
-    images = resizing.standardise(images[..., None], made_with["mean"], made_with["std"])
-    masks = None
-    if recipe.lungs != "none":
-        whole = volumes.read_lung_mask(lungs, header, step)
-        masks = np.stack([resizing.resize_mask(mask, size) for mask in whole])[..., None]
-    return batches.make_inputs(recipe, images, np.full(len(images), path.name), masks), header
-
-
-def levels_to_mask(levels: np.ndarray, rules: Postprocessing, voxel_ml: float) -> np.ndarray:
-    """Return the mask, uint8 in {0, 1}, of probabilities (S, H, W) uint8, where 255 means 1.
-
-    At a threshold of 0.5 it is the same as without rounding: 0.5 is 127.5, which was rounded up to
-    128. At others, a probability may be 0.002 below the threshold.
-    """
-    mask = (levels >= math.ceil(255 * rules.threshold)).view(np.uint8)
-    return drop_small(mask, rules.smallest_ml / voxel_ml) if rules.smallest_ml else mask
-
-
-def to_scan(image: np.ndarray, header: nib.Nifti1Header, step: int) -> np.ndarray:
-    """Resize a prediction (size, size) to the scan's upright slice: (H, W) float32."""
-    shape, flipped = nifti.upright_shape(header)[1:], nifti.flipped_axes(header)
-    return resizing.resize_to_scan(image, shape, step, flipped)

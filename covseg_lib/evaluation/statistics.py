@@ -7,6 +7,7 @@ replacement, each with all test slices, and the score is computed for each draw;
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from scipy import stats
@@ -36,6 +37,42 @@ def confidence_intervals(counts: pd.DataFrame, score: str = "dice", seed: int = 
         value = float(metrics.score_from_counts(score, *patients.sum()))
         rows[key] = {score: value, "low": low, "high": high, "patients": len(patients)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "model"])
+
+
+def mean_scores(table: pd.DataFrame, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """Return the mean of scores over cases, with 95 % intervals over patients.
+
+    Parameters
+    ----------
+    table : DataFrame, one row a case
+        A column patient, and one for each score. NaN is left out.
+    names : the columns with the scores
+    seed : int
+
+    Returns
+    -------
+    DataFrame, index score: mean, `low` and `high` (NaN for one patient), cases and patients
+    """
+    rows = {}
+    for name in names:
+        known = table.dropna(subset=[name])
+        patients = known.groupby("patient")[name].agg(["sum", "size"])
+        low = high = float("nan")
+        if len(patients) > 1:
+            found = stats.bootstrap(
+                (patients["sum"].to_numpy(), patients["size"].to_numpy()),
+                lambda sums, sizes, axis=-1: sums.sum(axis=axis) / sizes.sum(axis=axis),
+                n_resamples=9999,
+                vectorized=True,
+                paired=True,
+                confidence_level=CONFIDENCE,
+                method="percentile",
+                random_state=seed,
+            ).confidence_interval
+            low, high = float(found.low), float(found.high)
+        row = {"mean": known[name].mean(), "low": low, "high": high}
+        rows[name] = row | {"cases": len(known), "patients": len(patients)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score")
 
 
 def paired_differences(counts: pd.DataFrame, score: str = "dice", seed: int = 0) -> pd.DataFrame:

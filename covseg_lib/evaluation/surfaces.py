@@ -47,7 +47,7 @@ def surface_scores(
 
 
 def surface_table(study: Study) -> pd.DataFrame:
-    """Score every model of a patient split on each of its test cases, at the sliced case's size.
+    """Score every model on each whole case that it was tested on, at the sliced case's size.
 
     Returns
     -------
@@ -56,15 +56,16 @@ def surface_table(study: Study) -> pd.DataFrame:
     """
     table, rows = preprocessing.slice_table(study), []
     for run, recipe in tables.compared_runs(study).items():
-        if recipe["split"] != "patient":
+        split = recipe["split"]
+        if split == "slice":
             continue
-        test = preprocessing.subset_rows(study, "test", split="patient", fold=recipe["fold"])
+        test = preprocessing.subset_rows(study, "test", split=split, fold=recipe["fold"])
         tested = table.loc[test].assign(row=np.arange(len(test)))
         probabilities = np.load(study.need("prediction", run=run), mmap_mode="r")
         rules = models.read_postprocessing(study.path("recipe", run=run).parent)
         for case, of_case in tested.groupby("case", sort=False):
             scores = _score_case(study, case, probabilities[of_case["row"]], rules)
-            rows.append(("patient", recipe["model"], case, *scores))
+            rows.append((split, recipe["model"], case, *scores))
     columns = ["split", "model", "case", "nsd", "hd95_mm", "true_ml", "predicted_ml", "error_ml"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,8 @@ if TYPE_CHECKING:  # notebook 02 starts without TensorFlow
 # the colours of Okabe and Ito, which colour-blind readers can tell apart
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]
 SUBSET_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"}
-SPLIT_COLOURS = {"slice": "#0072B2", "patient": "#D55E00"}
+# orange: all splits with held-out patients
+SPLIT_COLOURS = defaultdict(lambda: "#D55E00", slice="#0072B2")
 BASELINE_GREYS = dict(zip(tables.BASELINES, ("0.4", "0.6", "0.8"), strict=True))
 BEYOND_MM = 40  # where `dice_by_distance_chart` shows slices of patients without training slices
 LEGEND_ON_THE_RIGHT = {"frameon": False, "bbox_to_anchor": (1, 1), "loc": "upper left"}

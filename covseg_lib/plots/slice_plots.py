@@ -18,13 +18,18 @@ LESION, TRUTH = "#E69F00", "#56B4E9"
 ERRORS = {"true positive": "#56B4E9", "false positive": "#D55E00", "false negative": "#F0E442"}
 
 
-def gallery(images: np.ndarray, masks: np.ndarray, titles: Sequence[str]) -> Figure:
+def gallery(
+    images: np.ndarray,
+    masks: np.ndarray,
+    titles: Sequence[str],
+    heading: str = "CT slices, lesions outlined in blue",
+) -> Figure:
     """Show slices (n, H, W) side by side, with the outlines of their masks (n, H, W)."""
     figure, axes = _grid(1, len(images))
     for ax, image, mask, title in zip(axes.flat, images, masks, titles, strict=True):
         show_slice(ax, image, title)
         outline(ax, mask, TRUTH)
-    figure.suptitle("CT slices, lesions outlined in blue")
+    figure.suptitle(heading)
     return figure
 
 
@@ -106,20 +111,27 @@ def method_masks(image: np.ndarray, true: np.ndarray, found: dict[str, np.ndarra
 
 
 def animation(
-    images: np.ndarray, predicted: np.ndarray, true: np.ndarray, titles: Sequence[str]
+    images: np.ndarray, predicted: np.ndarray, true: np.ndarray | None, titles: Sequence[str]
 ) -> bytes:
-    """Return an animated PNG of slices, masks and titles as for `error_maps`, a frame a slice."""
+    """Return an animated PNG of slices, masks and titles as for `error_maps`, a frame a slice.
+
+    `true` is None for a scan without true masks: the predicted ones are then drawn in orange.
+    """
     figure = Figure(figsize=(4, 4.5), layout="constrained", dpi=72)
     ax = figure.subplots()
     ax.set_axis_off()
-    _add_legend(figure)
+    if true is None:
+        layers = [_colour_mask(mask, LESION) for mask in predicted]
+    else:
+        layers = [_colour_errors(*masks) for masks in zip(predicted, true, strict=True)]
+        _add_legend(figure)
     grey = {"cmap": "gray", "vmin": images.min(), "vmax": images.max()}
     picture = ax.imshow(images[0], interpolation="nearest", **grey)
-    layer = ax.imshow(_colour_errors(predicted[0], true[0]), interpolation="nearest")
+    layer = ax.imshow(layers[0], interpolation="nearest")
 
     def draw(number):
         picture.set_data(images[number])
-        layer.set_data(_colour_errors(predicted[number], true[number]))
+        layer.set_data(layers[number])
         ax.set_title(titles[number], fontsize=9)
 
     with tempfile.TemporaryDirectory() as folder:

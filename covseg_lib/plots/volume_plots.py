@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import colab
-from covseg_lib.data import phantom, volumes
+from covseg_lib.data import phantom
+from covseg_lib.images import intensities, volumes
 from covseg_lib.settings import LUNG_WINDOW_HU
 
 SOFT_WINDOW_HU = (-160, 240)  # shows muscle, blood and fat in different grey levels
@@ -74,7 +75,7 @@ def window_views(volume: np.ndarray, window_hu: tuple[float, float] = LUNG_WINDO
     middle = volume[len(volume) // 2]
     windows: dict[str, tuple[float, float]] = {"windowed before": (0, 255)}
     unit = "grey level"
-    is_hu = volumes.intensity_unit(low, high) == "HU"
+    is_hu = intensities.intensity_unit(volume) == "HU"
     if is_hu:
         windows = {"all": (low, high), "lungs": window_hu, "soft tissue": SOFT_WINDOW_HU}
         unit = "Hounsfield units"
@@ -122,7 +123,7 @@ def viewer_or_picture(picture: Any, image: Path, mask: Path, interactive: bool) 
 
     colab.enable_widgets()
     volume, _ = volumes.read_volume(image)
-    unit = volumes.intensity_unit(volume.min(), volume.max())
+    unit = intensities.intensity_unit(volume)
     low, high = LUNG_WINDOW_HU if unit == "HU" else (0, 255)
     scan = {"path": image, "colormap": "gray", "cal_min": low, "cal_max": high}
     lesion = {"path": mask, **VIEWER_LESION}

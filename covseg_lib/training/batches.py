@@ -144,6 +144,9 @@ def make_inputs(
     grey = (np.array(resizing.TISSUE_HU) - low) / (high - low) * 255
     tissue = (grey - made_with["mean"]) / made_with["std"]
     scales = resizing.normalising_scales(images, cases, recipe.normalisation, lungs, tuple(tissue))
+    if lungs is not None:
+        of_cases = (lungs[cases == case, ..., 0] for case in pd.unique(cases))
+        lungs = np.concatenate([resizing.fill_lungs(volume) for volume in of_cases])[..., None]
     return Inputs(images, cases, scales, recipe.neighbours, lungs)
 
 
@@ -170,13 +173,16 @@ def make_batches(
     """Return the training batches and the validation batches of a recipe."""
     inputs, masks = open_inputs(study, recipe)
     split, fold = recipe.split, recipe.fold
-    train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
+    subsets = ("train",) if recipe.selection == "validation" else ("train", "validation")
+    train = preprocessing.subset_rows(study, *subsets, split=split, fold=fold)
     validation = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
     options = (recipe.batch_size, recipe.seed, shares)
     draw = None
     if recipe.sampling == "balanced":
         table = preprocessing.slice_table(study).loc[train]
-        draw = partial(balanced_rows, train, table["patient"], table["lesion_pixels"] > 0)
+        draw = partial(
+            balanced_rows, len(masks), train, table["patient"], table["lesion_pixels"] > 0
+        )
     augmentation = Augmentation(inputs.lungs is not None) if recipe.augmentation else None
     return (
         Batches(inputs, masks, train, *options, draw, augmentation),
@@ -185,15 +191,21 @@ def make_batches(
 
 
 def balanced_rows(
-    rows: np.ndarray, patients: pd.Series, has_lesion: pd.Series, rng: np.random.Generator
+    count: int,
+    rows: np.ndarray,
+    patients: pd.Series,
+    has_lesion: pd.Series,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draw as many rows as there are, with replacement: every second one has a lesion.
+    """Draw `count` of some rows, with replacement: every second one has a lesion.
 
     The patient is drawn first, then one of the patient's slices. So patients with many slices, and
-    slices without lesions, do not outnumber the others.
+    slices without lesions, do not outnumber the others. An epoch draws as many slices as the study
+    has, so all folds train for the same number of steps.
 
     Parameters
     ----------
+    count : int
     rows, patients, has_lesion : (n,)
         Row, patient and lesion of each slice.
     rng : numpy.random.Generator
@@ -204,7 +216,7 @@ def balanced_rows(
         [group.to_numpy() for _, group in part.groupby("patient")["row"]]
         for part in (table, lesions)
     ]
-    drawn = [pools[turn % 2][rng.integers(len(pools[turn % 2]))] for turn in range(len(rows))]
+    drawn = [pools[turn % 2][rng.integers(len(pools[turn % 2]))] for turn in range(count)]
     return np.array([rng.choice(slices) for slices in drawn])
 
 

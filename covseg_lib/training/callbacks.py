@@ -71,15 +71,17 @@ class BestWeights(keras.callbacks.ModelCheckpoint):
         The metric whose highest value is the best, as "val_dice".
     best : float, optional
         The best value of the epochs before, if the training is resumed.
+    last : bool
+        Whether to save the weights of every epoch instead, so that those of the last one stay.
     """
 
-    def __init__(self, path: Path, monitor: str, best: float | None = None):
+    def __init__(self, path: Path, monitor: str, best: float | None = None, last: bool = False):
         self.path = path
         super().__init__(
             str(path.with_name(f".part-{path.name}")),
             monitor=monitor,
             mode="max",
-            save_best_only=True,
+            save_best_only=not last,
             save_weights_only=True,
             initial_value_threshold=best,
         )

@@ -15,6 +15,7 @@ from covseg_lib.training.recipes import Recipe
 from covseg_lib.training.unet import build_unet
 
 WEIGHT_DECAY = 1e-4
+SHIPPED = Path(__file__).parents[1] / "shipped" / "final"  # the run that comes with covseg
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Run:
     postprocessing: Postprocessing = Postprocessing()
 
 
-def build_model(recipe: Recipe) -> keras.Model:
-    """Return the untrained U-Net of a recipe, in the precision for this machine."""
+def build_model(recipe: Recipe, dtype: str = "") -> keras.Model:
+    """Return the untrained U-Net of a recipe; default dtype: the precision for this machine."""
     return build_unet(
         recipe.preprocessing["size"],
         recipe.base_filters,
         recipe.depth,
         recipe.lesion_prior,
-        dtype=devices.dtype_policy(recipe.precision),
+        dtype=dtype or devices.dtype_policy(recipe.precision),
         channels=recipe.channels,
         norm_layer=recipe.norm_layer,
     )
@@ -64,6 +65,35 @@ def compile_model(recipe: Recipe) -> keras.Model:
         metrics=[objective.metric(), PositiveRate()],
     )
     return model
+
+
+def load_first_weights(model: keras.Model, recipe: Recipe) -> None:
+    """Load the weights of the run in `recipe.start_from` into a model; "" loads nothing.
+
+    Raises FileNotFoundError if there is no run, and ValueError if its network is another one; the
+    message names what differs.
+    """
+    if not recipe.start_from:
+        return
+    folder = run_folder(recipe.start_from)
+    first = read_run(folder)
+    network = ("channels", "base_filters", "depth", "norm_layer")
+    differing = [
+        f"{name} {getattr(first.recipe, name)!r} there and {getattr(recipe, name)!r} here"
+        for name in network
+        if getattr(first.recipe, name) != getattr(recipe, name)
+    ]
+    if differing:
+        raise ValueError(
+            f"START_FROM is {recipe.start_from}, whose network is another one "
+            f"({', '.join(differing)}): set the same values here, or choose another run"
+        )
+    model.set_weights(first.model.get_weights())
+
+
+def run_folder(name: str | Path) -> Path:
+    """Return the folder of a run: a path, or "shipped" for the model that comes with covseg."""
+    return SHIPPED if str(name) == "shipped" else Path(name)
 
 
 def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:

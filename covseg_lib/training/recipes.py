@@ -17,9 +17,10 @@ SWITCHES: dict[str, tuple] = {
     "loss": ("objective", "bce_dice"),
     "optimizer": ("adam", "adamw"),
     "sampling": ("all", "balanced"),
+    "selection": ("validation", "none"),
 }
 LUNG_PRIOR = 0.2  # the share of lung pixels in a slice, roughly
-SWITCH_NAMES = (*SWITCHES, "neighbours", "lungs")
+SWITCH_NAMES = (*SWITCHES, "neighbours", "lungs", "start_from")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Recipe:
     run: str  # name of the run's folder
     model: str  # the runs of a model differ only in the fold, and are scored together
     objective: str
-    split: str  # "slice" (the report's) or "patient", see `splits`
+    split: str  # "slice" (the report's), "patient" or others, see `splits.subsets`
     fold: int  # of a patient split: the fold that is tested on
     epochs: int
     preprocessing: dict  # how processed_data was made: preprocessing.json
@@ -64,6 +65,8 @@ class Recipe:
     sampling: str = "all"  # "balanced": see `batches.balanced_rows`
     neighbours: int = 0  # slices below, and above, that become channels
     lungs: str = "none"  # the lung mask as a channel: "given", or the name of a lung model
+    start_from: str = ""  # a run's folder, or "shipped": its weights are the first ones
+    selection: str = "validation"  # "none": validation slices are trained on, the last epoch kept
 
     @property
     def channels(self) -> int:

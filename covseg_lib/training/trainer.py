@@ -130,7 +130,7 @@ def _callbacks(recipe, paths, rows, backup, log):
     best = max((row[f"val_{metric}"] for row in rows), default=None)
     return [
         History(paths["history"], rows, on_nan),
-        BestWeights(paths["weights"], f"val_{metric}", best),
+        BestWeights(paths["weights"], f"val_{metric}", best, recipe.selection == "none"),
         backup,
         ProgressLog(rows, metric, recipe.epochs, log, on_collapse),
         keras.callbacks.LambdaCallback(on_train_end=lambda logs: _finish(recipe, paths, rows)),
@@ -171,6 +171,7 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     with devices.all_devices():
         model = models.compile_model(recipe)
+        models.load_first_weights(model, recipe)
     with open_training(recipe, study, resume, backup_every, log) as training:
         model.fit(
             training.batches,

@@ -10,6 +10,7 @@ from isal import igzip, isal_zlib
 from nibabel.arrayproxy import ArrayProxy
 
 from covseg_lib import files
+from covseg_lib.images import headers
 
 ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
@@ -20,7 +21,12 @@ UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # feet to head, front to back, r
 def list_files(folder: Path) -> list[Path]:
     """Return the NIfTI files of a folder by name, without hidden files (macOS adds some)."""
     paths = sorted(folder.iterdir())
-    return [path for path in paths if path.name.endswith(ENDINGS) and path.name[0] != "."]
+    return [path for path in paths if is_nifti_name(path.name) and path.name[0] != "."]
+
+
+def is_nifti_name(name: str) -> bool:
+    """Return whether a file name ends in .nii or .nii.gz, in capitals or not."""
+    return name.lower().endswith(ENDINGS)
 
 
 def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
@@ -35,12 +41,14 @@ def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
         The file is damaged, or not a NIfTI file of a 3D volume of numbers.
     """
     path = Path(path)
-    zipped = path.suffix == ".gz"
     with _errors_named(path), path.open("rb") as file:
-        data = igzip.decompress(file.read()) if zipped else file.read(HEADER_BYTES)
-        size = len(data) if zipped else path.stat().st_size
-    header = _checked_header(path, data)
-    voxels = ArrayProxy(io.BytesIO(data) if zipped else path, header)
+        in_memory = _is_gzip(file.peek(2)) or path.suffix.lower() == ".gz"
+        data = file.read(None if in_memory else HEADER_BYTES)
+        while _is_gzip(data):  # some files are compressed twice
+            data = _unpack(data)
+        size = len(data) if in_memory else path.stat().st_size
+    header = headers.checked_header(path, data)
+    voxels = ArrayProxy(io.BytesIO(data) if in_memory else path, header)
     if size < voxels.offset + np.prod(voxels.shape, dtype=int) * voxels.dtype.itemsize:
         raise ValueError(
             f"{path.name} is cut off: {voxels.shape} voxels do not fit in it; copy it again"
@@ -51,17 +59,28 @@ def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
 def read_header(path: Path) -> nib.Nifti1Header:
     """Return the header of a 3D NIfTI file, without reading its voxels; errors as `open_volume`."""
     path = Path(path)
-    with _errors_named(path), igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with _errors_named(path), path.open("rb") as file:
+        zipped = _is_gzip(file.peek(2))
+    with _errors_named(path), igzip.open(path) if zipped else path.open("rb") as file:
         data = file.read(HEADER_BYTES)
-    return _checked_header(path, data)
+    return open_volume(path)[0] if _is_gzip(data) else headers.checked_header(path, data)
 
 
-def parse_header(data: bytes) -> nib.Nifti1Header | None:
-    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with, or None."""
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        if kind.may_contain_header(data):
-            return kind(data[: kind.template_dtype.itemsize])
-    return None
+def _is_gzip(data):
+    """Return whether bytes are gzip's; the file's name may say otherwise."""
+    return data[:2] == b"\x1f\x8b"
+
+
+def _unpack(data):
+    """Return all members of gzip bytes; as the program gzip does, ignore what follows them."""
+    parts = []
+    while _is_gzip(data):
+        stream = isal_zlib.decompressobj(wbits=31)
+        parts.append(stream.decompress(data))
+        if not stream.eof:
+            raise EOFError("the compressed data end too early")
+        data = stream.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 @contextlib.contextmanager
@@ -75,34 +94,6 @@ def _errors_named(path):
         raise ValueError(
             f"{path.name} cannot be read ({error}): download or copy it again"
         ) from error
-
-
-def _checked_header(path, data):
-    """Return the header that `data` starts with; ValueError if it is not of a 3D volume.
-
-    A fourth axis of length one is dropped.
-    """
-    header = parse_header(data)
-    if header is None:
-        raise ValueError(
-            f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
-        )
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    if len(shape) == 4 and shape[3] == 1:
-        header.set_data_shape(shape[:3])
-    elif len(shape) != 3 or 0 in shape:
-        raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
-    if dtype.kind not in "iuf":
-        raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
-    try:
-        affine, _ = header.get_best_affine(), header.get_slope_inter()
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # e.g. a wrong quaternion
-        raise ValueError(
-            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
-        ) from error
-    if not abs(np.linalg.det(affine)) > 0:
-        raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
-    return header
 
 
 def unit_mm(header: nib.Nifti1Header) -> float:
@@ -137,6 +128,17 @@ def to_file_order(array: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
 def upright_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
     """Return (S, H, W), the shape of the upright volume."""
     return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
+
+
+def upright_affine(header: nib.Nifti1Header) -> np.ndarray:
+    """Return the affine of the upright volume, axes in the order of the file's affine: (4, 4), mm.
+
+    Two files show the same place if their upright shapes and affines are equal, in whichever order
+    they store their voxels.
+    """
+    shape = header.get_data_shape()
+    turn = nib.orientations.inv_ornt_aff(_to_upright(header), shape)
+    return np.diag([*[unit_mm(header)] * 3, 1]) @ header.get_best_affine() @ turn
 
 
 def spacing_mm(header: nib.Nifti1Header) -> tuple[float, ...]:

@@ -1,0 +1,97 @@
+"""What file names and patients.csv say: the case and the patient of a file."""
+
+import contextlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+# what nnU-Net, MosMedData, the COVID-19-20 challenge, BIDS and others add to the name of a case
+ADDITIONS = re.compile(
+    r"[_-](0000|ct|image|img|mask|seg|dseg|label|lesions?|infection|lungs?|lung_mask)", re.I
+)
+SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # patient_scan
+KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # Kaggle's: Zenodo's
+
+
+def case_name(path: str | Path) -> str:
+    """Return a file's case name: without .nii or .nii.gz, and spelled as in the Zenodo record.
+
+    >>> case_name("ct_scans/radiopaedia_org_covid-19-pneumonia-10_85902_1-dcm.nii")
+    'radiopaedia_10_85902_1'
+    """
+    name = re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.I)
+    name = unicodedata.normalize("NFC", name)  # macOS writes é as e and an accent
+    name = name.replace("_org_", "_").replace("covid-19-pneumonia-", "").removesuffix("-dcm")
+    return KAGGLE_NAMES.get(name, name)
+
+
+def patient_name(case: str) -> str:
+    """Return the patient of a case, as far as the case's name tells.
+
+    Only the names of known data sets are read: the last number of radiopaedia_10_85902_1 and of
+    phantom_01_2 is the scan's. Any other case counts as a different patient.
+
+    >>> patient_name("radiopaedia_10_85902_1"), patient_name("covid_19_001")
+    ('radiopaedia_10_85902', 'covid_19_001')
+    """
+    known = SCANS_OF_PATIENTS.fullmatch(case)
+    return known.group(1) if known else case
+
+
+def without_addition(name: str) -> str:
+    """Return the name of a case without what other programs add at its end.
+
+    >>> without_addition("ct_001_0000"), without_addition("study_0255_mask")
+    ('ct_001', 'study_0255')
+    """
+    shorter = re.sub(rf"{ADDITIONS.pattern}$", "", name, flags=re.I)
+    return name if not shorter or shorter == name else without_addition(shorter)
+
+
+def read_patients(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return {case: patient} of the folder's patients.csv; {} if there is no such file.
+
+    Raises ValueError for rows of cases that are not among `names`, or of a case with two patients.
+    """
+    path = folder / "patients.csv"
+    if not path.exists():
+        return {}
+    table = _read_table(path)
+    if not {"case", "patient"} <= set(table.columns):
+        raise ValueError(
+            f"{path} has the columns {', '.join(table.columns)}: expected case and patient, with "
+            "commas or semicolons between"
+        )
+    table = table[["case", "patient"]].apply(lambda column: column.str.strip())
+    table["case"] = table["case"].map(case_name)
+    table = table[table["patient"] != ""].drop_duplicates()
+    unknown = sorted(set(table["case"]) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{path} lists cases that do not exist: {', '.join(unknown)}. The cases are "
+            f"{', '.join(sorted(names))}: write the names exactly so, or remove these rows"
+        )
+    twice = sorted(table.loc[table["case"].duplicated(), "case"].unique())
+    if twice:
+        raise ValueError(f"{path} gives two patients for {', '.join(twice)}: keep one row each")
+    return dict(zip(table["case"], table["patient"], strict=True))
+
+
+def _read_table(path):
+    """Return patients.csv as text, as Excel may have saved it: in UTF-8, UTF-16 or Windows-1252."""
+    data = path.read_bytes()
+    encodings = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            break
+    separator = max(",;\t", key=text.split("\n")[0].count)
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    except ValueError as error:  # EmptyDataError and ParserError are ValueErrors
+        raise ValueError(f"{path} cannot be read as a table ({error})") from error
+    return table.rename(columns=lambda name: name.strip().lower())

@@ -1,0 +1,1 @@
+"""Scans and masks as files: NIfTI, its geometry, and what its numbers mean."""

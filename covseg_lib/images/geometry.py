@@ -1,0 +1,54 @@
+"""Where a volume lies: shapes and spacings that cannot be right, and masks in other places."""
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+
+from covseg_lib.images import nifti
+
+LONGEST_SIDE = 4  # times the shorter side of a slice
+SPACING_MM = (0.05, 50)
+POSITION_TOLERANCE = 0.1  # of a voxel
+
+
+def implausible(header: nib.Nifti1Header) -> str:
+    """Describe what cannot be true of a CT of the chest in its shape or spacing; "" if all can."""
+    slices, rows, columns = nifti.upright_shape(header)
+    if max(rows, columns) > LONGEST_SIDE * min(rows, columns):
+        return (
+            f"by its header it has {slices} slices of {rows} x {columns} pixels: expected slices "
+            "that are about square. The axes of the array are probably in another order than the "
+            "affine says, for example slices first: turn the array, or write the right affine"
+        )
+    spacing = nifti.spacing_mm(header)
+    if not all(SPACING_MM[0] <= mm <= SPACING_MM[1] for mm in spacing):
+        return (
+            f"its voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm: expected "
+            f"{SPACING_MM[0]} to {SPACING_MM[1]} mm. Is the header's unit right (xyzt_units)?"
+        )
+    return ""
+
+
+def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mask") -> str:
+    """Describe how an image and its mask differ in shape or position; "" if they do not.
+
+    The order in which a file stores its voxels does not matter. Voxels may lie apart by less than
+    a tenth of a voxel, as programs round affines.
+    """
+    shape, other_shape = nifti.upright_shape(header), nifti.upright_shape(other)
+    if shape != other_shape:
+        shape, other_shape = header.get_data_shape(), other.get_data_shape()
+        return f"the image is {shape} and its {what} {other_shape}: expected one shape"
+    corners = np.array(list(itertools.product(*([0, size - 1] for size in shape))))
+    places = [
+        nib.affines.apply_affine(nifti.upright_affine(one), corners) for one in (header, other)
+    ]
+    apart = np.linalg.norm(places[0] - places[1], axis=1).max()
+    if apart > min(nifti.spacing_mm(header)) * POSITION_TOLERANCE:
+        voxel = " x ".join(f"{mm:.3g}" for mm in nifti.spacing_mm(header))
+        return (
+            f"image and {what} lie in different places ({apart:.3g} mm apart, voxels of {voxel} "
+            f"mm): resample the {what} first"
+        )
+    return ""

@@ -1,0 +1,71 @@
+"""Headers of NIfTI files: read, and checked for what cannot be right."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+
+def parse_header(data: bytes) -> nib.Nifti1Header | None:
+    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with, or None."""
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if kind.may_contain_header(data):
+            return kind(data[: kind.template_dtype.itemsize])
+    return None
+
+
+def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
+    """Return the header that `data` starts with; ValueError if it is not of a 3D volume.
+
+    Axes of length one after the third are dropped.
+    """
+    header = parse_header(data)
+    if _is_half_of_a_pair(path, header, data):
+        raise ValueError(
+            f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or "
+            f"Analyze): make one file of them in Python, "
+            f'nib.save(nib.load("{path.stem}.img"), "{path.stem}.nii.gz")'
+        )
+    if header is None:
+        raise ValueError(
+            f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
+        )
+    if header["vox_offset"] < header.single_vox_offset:  # voxels cannot begin inside the header
+        header["vox_offset"] = header.single_vox_offset
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(shape) > 3 and set(shape[3:]) == {1}:
+        header.set_data_shape(shape[:3])
+    elif len(shape) != 3 or 0 in shape:
+        raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
+    try:
+        affine, _ = header.get_best_affine(), header.get_slope_inter()
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # e.g. a wrong quaternion
+        raise ValueError(
+            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
+        ) from error
+    if not header["sform_code"] and not all(pixdim > 0 for pixdim in _stored_pixdim(data)):
+        spacing = " x ".join(f"{pixdim:g}" for pixdim in _stored_pixdim(data))
+        raise ValueError(
+            f"{path.name} has a spacing of {spacing} mm: expected three numbers above 0, because "
+            "the volume in ml follows from them; write the right ones into the header (pixdim)"
+        )
+    if not abs(np.linalg.det(affine)) > 0:
+        raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
+    return header
+
+
+def _stored_pixdim(data):
+    """Return the spacing of the file's axes as it is stored; nibabel corrects it in silence."""
+    kind = type(parse_header(data))
+    return kind(data[: kind.template_dtype.itemsize], check=False)["pixdim"][1:4]
+
+
+def _is_half_of_a_pair(path, header, data):
+    """Return whether a file is the header, or the voxels, of a NIfTI or Analyze pair."""
+    if path.suffix.lower() in (".hdr", ".img"):
+        return True
+    if header is None:
+        return nib.AnalyzeHeader.may_contain_header(data)
+    return header["magic"].item()[:2] == b"ni"

@@ -1,0 +1,110 @@
+"""What the numbers of a CT volume mean: Hounsfield units, grey levels, or something else.
+
+The unit is read from the histogram. A chest in HU has air and lungs below -800 and soft tissue
+around 0; a chest in grey levels from 0 to 255 has bright soft tissue. What is neither is refused,
+with what it looks like.
+"""
+
+import numpy as np
+from skimage.segmentation import clear_border
+
+AIR_HU = -1000
+PADDING_BELOW_HU = -1200  # outside of the scanner's circle: -2000, -3024 and others
+LUNGS_BELOW_HU = -800
+SOFT_TISSUE_HU = (-200, 300)
+LEAST_SHARE = 0.005  # of the voxels that must be air or lung, and soft tissue
+HIGHEST_HU = 32767
+BRIGHT_LEVEL = 110  # 95 % of the grey levels of a chest in a lung window reach above it
+
+
+def intensity_unit(values: np.ndarray, kind: str = "auto") -> str:
+    """Return the unit of a CT volume, "HU" or "grey".
+
+    Parameters
+    ----------
+    values : array of any shape
+        The volume, or a sample of its voxels with the lowest and the highest value. NaN is left
+        out.
+    kind : one of `settings.INTENSITIES`
+        "auto" decides by the histogram; the others are taken as said, if the range allows it.
+
+    Raises
+    ------
+    ValueError
+        The values are neither HU nor grey levels; the message says what they look like.
+
+    Examples
+    --------
+    >>> intensity_unit(np.array([-1000, -850, -30, 40, 60]))
+    'HU'
+    >>> intensity_unit(np.array([0, 40, 66, 210, 230]))
+    'grey'
+    """
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+    if not values.size or values.min() == values.max():
+        level = "NaN" if not values.size else f"{values.min():g}"
+        raise ValueError(f"every voxel is {level}: expected a CT volume")
+    low, high = values.min(), values.max()
+    if kind == "grey" and (low < 0 or high > 255):
+        raise ValueError(
+            f"intensities from {low:g} to {high:g} are no grey levels: expected 0 to 255"
+        )
+    if kind != "auto":
+        return "HU" if kind == "hu" else "grey"
+    looks_like = _wrong_grey(values) if low >= 0 and high <= 255 else _wrong_hu(values)
+    if looks_like:
+        raise ValueError(
+            f"intensities from {low:g} to {high:g} are neither Hounsfield units (air near -1000, "
+            f"soft tissue near 0) nor grey levels from 0 to 255: {looks_like}. If they are right, "
+            'set INTENSITIES to "hu" or "grey" (covseg predict --intensities)'
+        )
+    return "grey" if low >= 0 and high <= 255 else "HU"
+
+
+def _wrong_grey(values):
+    """Return what values from 0 to 255 look like if they are no grey levels; "" if they are."""
+    high, bright = values.max(), np.percentile(values, 95)
+    for top, factor in ((1, 255), (100, 2.55)):
+        if high <= top * 1.001:
+            return f"they look scaled to 0..{top}; multiply them by {factor}"
+    if bright < BRIGHT_LEVEL:
+        return (
+            f"95 % of them lie below {bright:.0f}, so they look scaled from a wide window; convert "
+            "the HU again, with a window for lungs"
+        )
+    return ""
+
+
+def _wrong_hu(values):
+    """Return what values look like if they are no Hounsfield units; "" if they are."""
+    inside = values[values >= PADDING_BELOW_HU]
+    deep = values[values < PADDING_BELOW_HU]
+    if not inside.size:
+        return "all lie below -1200; the rescale intercept was probably applied twice, add 1024"
+    lungs = (inside < LUNGS_BELOW_HU).mean()
+    low, high = SOFT_TISSUE_HU
+    soft = ((inside >= low) & (inside <= high)).mean()
+    if lungs >= LEAST_SHARE and soft >= LEAST_SHARE and inside.max() <= HIGHEST_HU:
+        spread = len(np.unique(np.round(deep[:100_000])))
+        if deep.size > 0.05 * values.size and spread > 50 and soft < 0.05:
+            return "the rescale intercept was probably applied twice; add 1024"
+        return ""
+    if deep.size > 0.05 * values.size and soft < LEAST_SHARE:
+        return "the rescale intercept was probably applied twice; add 1024"
+    raw = ((inside > 800) & (inside < 1300)).mean()
+    if inside.min() >= -200 and raw >= 0.02:
+        return "the rescale intercept was probably not applied; subtract 1024"
+    if inside.max() <= 1.001 and inside.min() >= -1.001:
+        return "they look scaled to -1..1; convert the HU again"
+    if lungs < LEAST_SHARE:
+        return "nothing is as dark as air or lungs; they look clipped to another window"
+    return "nothing is like soft tissue"
+
+
+def is_outside(missing: np.ndarray) -> bool:
+    """Return whether the missing voxels (S, H, W) lie around the chest, not in it.
+
+    In each slice they must reach the border, as those outside of the scanner's circle do.
+    """
+    holes = (clear_border(of_slice).any() for of_slice in missing if not of_slice.all())
+    return missing.mean() < 0.5 and not any(holes)

@@ -1,0 +1,1 @@
+"""Notebook 09: lesion masks for scans of patients that no model has seen."""

@@ -1,0 +1,184 @@
+"""Models that segment scans: one trained run or several, each with its lung model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py  # Keras needs it as well
+import numpy as np
+
+from covseg_lib import files
+from covseg_lib.study import LAYOUT
+from covseg_lib.training import models
+from covseg_lib.training.models import Postprocessing, Run
+from covseg_lib.training.recipes import run_name
+
+SHIPPED_LUNGS = models.SHIPPED.with_name("final_lungs")
+CHECKSUMS = "checksums.json"
+SMALL = 4096  # numbers
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """One or several runs whose probabilities are averaged, and the lung model of each.
+
+    runs : the runs, trained on slices of the same size
+    lung_runs : a lung model for each run; it is not used for a scan that has a lung mask
+    postprocessing : how the averaged probabilities become a mask
+    """
+
+    runs: tuple[Run, ...]
+    lung_runs: tuple[Run, ...]
+    postprocessing: Postprocessing
+
+    @property
+    def name(self) -> str:
+        """The names of the runs, for the headers of masks."""
+        names = [run.recipe.run for run in self.runs]
+        return f"run {names[0]}" if len(names) == 1 else f"runs {', '.join(names)}"
+
+
+def read_segmenter(
+    folders: Sequence[Path] = (),
+    threshold: float | None = None,
+    smallest_ml: float | None = None,
+    mirror: bool | None = None,
+) -> Segmenter:
+    """Read one run, or an ensemble of several.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Folders of finished runs, as study/models/dice, or "shipped". Default: "shipped", the model
+        that comes with covseg.
+        A run that has lungs as a channel uses its own lung model, from the folder beside it;
+        others use the lung model that ships.
+    threshold, smallest_ml, mirror : optional
+        Replace what was chosen for the runs, see `models.Postprocessing`. Default: the mean
+        threshold and smallest lesion of the runs, and mirror averaging where a run has it.
+
+    Raises
+    ------
+    FileNotFoundError
+        A run, or its lung model, is missing.
+    ValueError
+        A run is damaged, is a lung model, is given twice, or differs from the others in the size of
+        its slices; or a number is out of its range.
+    """
+    folders = [models.run_folder(folder) for folder in folders] or [models.SHIPPED]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run is given twice: expected different runs")
+    runs = [_read_checked(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if run.recipe.target == "lungs":
+            raise ValueError(f"{folder} is a lung model: expected a run that segments lesions")
+        if _slices(run) != _slices(runs[0]):
+            raise ValueError(
+                f"{folders[0]} and {folder} were trained on slices of {_slices(runs[0])} and "
+                f"{_slices(run)}: an ensemble needs runs of the same slices"
+            )
+    if mirror is not None:
+        of_run = [replace(run.postprocessing, mirror=mirror) for run in runs]
+        runs = [replace(run, postprocessing=one) for run, one in zip(runs, of_run, strict=True)]
+    lung_runs: dict[Path, Run] = {}
+    of_runs = []
+    for folder, run in zip(folders, runs, strict=True):
+        place = _lung_folder(folder, run)
+        if not place.exists():
+            raise FileNotFoundError(
+                f"no lung model in {place}, which the run {run.recipe.run} needs: copy it there "
+                "(notebook 08 makes it)"
+            )
+        if place not in lung_runs:
+            lung_runs[place] = _read_checked(place)
+        of_runs.append(lung_runs[place])
+    return Segmenter(tuple(runs), tuple(of_runs), _shared_rules(runs, threshold, smallest_ml))
+
+
+def _shared_rules(runs, threshold, smallest_ml):
+    """Return the `Postprocessing` of averaged probabilities."""
+    rules = [run.postprocessing for run in runs]
+    if threshold is None:
+        threshold = float(np.mean([one.threshold for one in rules]))
+    if smallest_ml is None:
+        smallest_ml = float(np.mean([one.smallest_ml for one in rules]))
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the threshold is {threshold:g}: expected above 0, and at most 1")
+    if not 0 <= smallest_ml < np.inf:
+        raise ValueError(f"the smallest lesion is {smallest_ml:g} ml: expected 0 or more")
+    return Postprocessing(threshold, smallest_ml, any(one.mirror for one in rules))
+
+
+def _slices(run):
+    """Describe the slices that a run was trained on."""
+    made_with = run.recipe.preprocessing
+    low, high = made_with["window_hu"]
+    return f"{made_with['size']} pixels, step {made_with['step']}, window {low:g} to {high:g} HU"
+
+
+def _lung_folder(folder, run):
+    """Return the folder of a run's lung model."""
+    if run.recipe.lungs in ("none", "given"):
+        return SHIPPED_LUNGS
+    return folder.resolve().parent / run_name(run.recipe.lungs, run.recipe.fold)
+
+
+def _read_checked(folder):
+    """Return the run in a folder; ValueError if a file differs from its checksum."""
+    path = folder / CHECKSUMS
+    for name, expected in (files.read_json(path) if path.exists() else {}).items():
+        file = folder / name
+        if not file.exists() or _sha256(file) != expected:
+            raise ValueError(
+                f"{file} is missing or differs from its checksum in {path.name}: copy the folder "
+                "again; for the model that ships, install covseg again"
+            )
+    return models.read_run(folder)
+
+
+def export_run(source: Path, target: Path) -> Path:
+    """Copy the folder of a finished run without its backups, with weights as float16.
+
+    The copy has half the size or less, and a file checksums.json. Returns `target`. Raises
+    FileNotFoundError or ValueError as `models.read_run`, and if `target` exists.
+    """
+    run = models.read_run(source)
+    if target.exists():
+        raise ValueError(f"{target} exists: choose another folder, or remove it first")
+    parts = ("recipe", "history", "timing", "postprocessing")
+    names = [Path(LAYOUT[part][0]).name for part in parts]
+    names = [name for name in names if (source / name).exists()]
+    for name in names:
+        files.write_bytes(target / name, (source / name).read_bytes())
+    weights = Path(LAYOUT["weights"][0]).name
+    with files.atomic(target / weights) as temporary:
+        small = models.build_model(run.recipe, "float16")
+        small.set_weights(run.model.get_weights())
+        small.save_weights(temporary)
+        _compress(temporary)
+    sums = {name: _sha256(target / name) for name in [*names, weights]}
+    files.write_json(target / CHECKSUMS, sums)
+    return target
+
+
+def _compress(path):
+    """Compress the arrays in a file of Keras weights, in place."""
+    with h5py.File(io.BytesIO(path.read_bytes())) as before, h5py.File(path, "w") as after:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                kind = "gzip" if item.size > SMALL else None  # small arrays would grow
+                after.create_dataset(name, data=item[...], compression=kind)
+            else:
+                after.require_group(name).attrs.update(item.attrs)
+
+        after.attrs.update(before.attrs)
+        before.visititems(copy)
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
