@@ -390,3 +390,15 @@ def test_false_in_every_spelling(value):
     assert as_bool("STRICT", value) is False
     with pytest.raises(ValueError, match="STRICT is 'maybe': expected True or False"):
         as_bool("STRICT", "maybe")
+
+
+def test_dicom_files_get_the_command_that_converts_them(tmp_path):
+    folder = tmp_path / "series" / "1"
+    folder.mkdir(parents=True)
+    (folder / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    assert "but DICOM files: convert them with dcm2niix" in nifti.no_files(tmp_path)
+    (folder / "called.nii").write_bytes(bytes(128) + b"DICM" + bytes(600))
+    with pytest.raises(ValueError, match=r"called.nii is a DICOM file: .* dcm2niix -z y"):
+        volumes.read_grey(folder / "called.nii")
+    (tmp_path / "empty").mkdir()
+    assert nifti.no_files(tmp_path / "empty") == f"no .nii or .nii.gz file in {tmp_path / 'empty'}"

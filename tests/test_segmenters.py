@@ -48,6 +48,15 @@ def test_an_exported_run_has_the_same_weights_in_half_the_space(run_folder, tmp_
         segmenters.read_segmenter([copy])
 
 
+def test_weights_that_another_program_writes_are_not_called_damaged(run_folder, monkeypatch):
+    def locked(*_):
+        raise BlockingIOError(11, "Unable to synchronously open file (unable to lock file)")
+
+    monkeypatch.setattr("keras.Model.load_weights", locked)
+    with pytest.raises(OSError, match=r"best.weights.h5 is open in another program: wait until"):
+        models.read_run(run_folder)
+
+
 def test_an_ensemble_averages_the_probabilities(run_folder, tiny_dataset, tmp_path):
     second = tmp_path / "models" / "second"
     shutil.copytree(run_folder, second)

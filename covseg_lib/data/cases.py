@@ -204,7 +204,5 @@ def _files_by_case(folder, left_over):
         if other != path:
             left_over[name] = f"two files in {folder.name}: {other.name} and {path.name}; keep one"
     if folder and not paths:
-        raise FileNotFoundError(
-            f"no .nii or .nii.gz file in {folder}: put the data set's files there"
-        )
+        raise FileNotFoundError(f"{nifti.no_files(folder)}: put the data set's files there")
     return paths

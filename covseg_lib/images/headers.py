@@ -1,5 +1,6 @@
 """Headers of NIfTI files: read, and checked for what cannot be right."""
 
+import contextlib
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,11 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
     Axes of length one after the third are dropped.
     """
     header = parse_header(data)
+    if header is None and is_dicom(path):
+        raise ValueError(
+            f"{path.name} is a DICOM file: convert its series with dcm2niix, "
+            f"dcm2niix -z y -f %i_%s -o OUT {path.parent}"
+        )
     if _is_half_of_a_pair(path, header, data):
         raise ValueError(
             f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or "
@@ -54,6 +60,13 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
     if not abs(np.linalg.det(affine)) > 0:
         raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
     return header
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is of the DICOM format, by its content."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
 
 
 def _stored_pixdim(data):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +23,18 @@ def list_files(folder: Path) -> list[Path]:
     """Return the NIfTI files of a folder by name, without hidden files (macOS adds some)."""
     paths = sorted(folder.iterdir())
     return [path for path in paths if is_nifti_name(path.name) and path.name[0] != "."]
+
+
+def no_files(folder: Path) -> str:
+    """Describe that a folder has no NIfTI file; for DICOM, with the command that converts it."""
+    found = f"no .nii or .nii.gz file in {folder}"
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    if any(headers.is_dicom(path) for path in itertools.islice(paths, 100)):
+        return (
+            f"{found}, but DICOM files: convert them with dcm2niix "
+            f"(https://github.com/rordenlab/dcm2niix), dcm2niix -z y -f %i_%s -o OUT {folder}"
+        )
+    return found
 
 
 def is_nifti_name(name: str) -> bool:

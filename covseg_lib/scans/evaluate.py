@@ -39,7 +39,7 @@ def pair_masks(masks: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
             if other != path:
                 problems.append(f"{other.name} and {path.name} in {folder} are of one case")
         if not of_folder:
-            raise FileNotFoundError(f"no .nii or .nii.gz file in {folder}: expected masks")
+            raise FileNotFoundError(f"{nifti.no_files(folder)}: expected masks")
         found.append(of_folder)
     predicted, true = found
     problems += [f"no mask for {name}" for name in sorted(true.keys() - predicted.keys())]

@@ -53,7 +53,7 @@ def plan_scans(
             _check_kind(option, path, scan)
     paths = nifti.list_files(scan) if scan.is_dir() else [scan]
     if not paths:
-        raise FileNotFoundError(f"no .nii or .nii.gz file in {scan}: expected a folder of scans")
+        raise FileNotFoundError(f"{nifti.no_files(scan)}: expected a folder of scans")
 
     def of_scan(path, place):
         return place and (place / path.name if scan.is_dir() else place)

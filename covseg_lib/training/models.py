@@ -140,6 +140,11 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
         history = files.read_csv(paths["history"])
         rules = read_postprocessing(folder)
     except (TypeError, ValueError, OSError, KeyError) as error:
+        if isinstance(error, BlockingIOError):  # HDF5 locks the files that it writes
+            raise OSError(
+                f"{paths['weights']} is open in another program: wait until it has ended, then try "
+                "again"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
