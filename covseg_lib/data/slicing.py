@@ -20,7 +20,7 @@ import pandas as pd
 from covseg_lib import files, parallel
 from covseg_lib.data.cases import Case
 from covseg_lib.data.pairs import read_pair
-from covseg_lib.images import nifti
+from covseg_lib.images import geometry, nifti
 from covseg_lib.settings import Reading
 from covseg_lib.study import Study
 
@@ -175,7 +175,7 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",
         "made_from": fingerprint(case.image, case.mask, case.lungs, reading),
-        "warning": _unlikely_mask(pair),
+        "warning": "; ".join([*geometry.doubts(header), *_unlikely_mask(pair)]),
     }
     arrays = {"images": pair.image, "masks": pair.mask}
     arrays |= {} if pair.lungs is None else {"lungs": pair.lungs}
@@ -187,17 +187,17 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
 
 
 def _unlikely_mask(pair):
-    """Return a warning if a mask is hardly one of lesions; "" otherwise."""
+    """Return a warning if a mask is hardly one of lesions; [] otherwise."""
     of_all, of_lungs = pair.mask.mean(), 0.0
     if pair.lungs is not None and pair.lungs.any():
         of_lungs = pair.mask[pair.lungs > 0].mean()
     if of_all <= MOST_LESION and of_lungs <= MOST_OF_LUNGS:
-        return ""
+        return []
     share = f"{of_lungs:.0%} of the lungs" if of_lungs else f"{of_all:.0%} of the scan"
-    return (
+    return [
         f"the mask covers {share}: is it a mask of the lungs, or does it have labels for lungs and "
         "lesions? LESION_LABELS chooses the labels that are lesion"
-    )
+    ]
 
 
 def read_about(path: Path) -> dict:

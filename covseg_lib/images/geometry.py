@@ -30,6 +30,20 @@ def implausible(header: nib.Nifti1Header) -> str:
     return ""
 
 
+def doubts(header: nib.Nifti1Header) -> list[str]:
+    """Return warnings about a header that can be read, but contradicts itself; [] for none."""
+    if not (header["qform_code"] and header["sform_code"]):
+        return []
+    apart = _apart(header.get_data_shape(), header.get_sform(), header.get_qform())
+    apart *= nifti.unit_mm(header)
+    if apart <= min(nifti.spacing_mm(header)) * POSITION_TOLERANCE:
+        return []
+    return [
+        f"its header names two places that are {apart:.3g} mm apart: the sform is taken, and other "
+        "programs may take the qform"
+    ]
+
+
 def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mask") -> str:
     """Describe how an image and its mask differ in shape or position; "" if they do not.
 
@@ -40,11 +54,7 @@ def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mas
     if shape != other_shape:
         shape, other_shape = header.get_data_shape(), other.get_data_shape()
         return f"the image is {shape} and its {what} {other_shape}: expected one shape"
-    corners = np.array(list(itertools.product(*([0, size - 1] for size in shape))))
-    places = [
-        nib.affines.apply_affine(nifti.upright_affine(one), corners) for one in (header, other)
-    ]
-    apart = np.linalg.norm(places[0] - places[1], axis=1).max()
+    apart = _apart(shape, *(nifti.upright_affine(one) for one in (header, other)))
     if apart > min(nifti.spacing_mm(header)) * POSITION_TOLERANCE:
         voxel = " x ".join(f"{mm:.3g}" for mm in nifti.spacing_mm(header))
         return (
@@ -52,3 +62,10 @@ def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mas
             f"mm): resample the {what} first"
         )
     return ""
+
+
+def _apart(shape, affine, other):
+    """Return the largest distance between a voxel's places by two affines."""
+    corners = np.array(list(itertools.product(*([0, size - 1] for size in shape))))
+    places = [nib.affines.apply_affine(one, corners) for one in (affine, other)]
+    return np.linalg.norm(places[0] - places[1], axis=1).max()

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+FARTHEST_OFFSET = 2**40  # bytes
 
 
-def parse_header(data: bytes) -> nib.Nifti1Header | None:
-    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with, or None."""
+def parse_header(data: bytes, check: bool = True) -> nib.Nifti1Header | None:
+    """Return the NIfTI-1 or NIfTI-2 header that `data` starts with, or None.
+
+    Without `check`, what is wrong in it is not corrected.
+    """
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if kind.may_contain_header(data):
-            return kind(data[: kind.template_dtype.itemsize])
+            return kind(data[: kind.template_dtype.itemsize], check=check)
     return None
 
 
@@ -20,7 +26,10 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
 
     Axes of length one after the third are dropped.
     """
-    header = parse_header(data)
+    try:
+        header = parse_header(data)
+    except (HeaderDataError, OverflowError) as error:  # e.g. an unknown type of numbers
+        raise _wrong(path, error) from error
     if header is None and is_dicom(path):
         raise ValueError(
             f"{path.name} is a DICOM file: convert its series with dcm2niix, "
@@ -36,6 +45,10 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
         raise ValueError(
             f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
         )
+    stored = parse_header(data, check=False)  # nibabel corrects some fields in silence
+    assert stored is not None
+    if not 0 <= stored["vox_offset"] < FARTHEST_OFFSET:
+        raise _wrong(path, f"vox_offset is {stored['vox_offset']:g}")
     if header["vox_offset"] < header.single_vox_offset:  # voxels cannot begin inside the header
         header["vox_offset"] = header.single_vox_offset
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -45,14 +58,15 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
         raise ValueError(f"{path.name} holds an array of shape {shape}: expected a 3D volume")
     if dtype.kind not in "iuf":
         raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
+    if stored["bitpix"] not in (0, 8 * dtype.itemsize):
+        raise _wrong(path, f"{dtype} numbers of {stored['bitpix']} bits")
     try:
         affine, _ = header.get_best_affine(), header.get_slope_inter()
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # e.g. a wrong quaternion
-        raise ValueError(
-            f"{path.name} has a wrong NIfTI header ({error}): convert the series again"
-        ) from error
-    if not header["sform_code"] and not all(pixdim > 0 for pixdim in _stored_pixdim(data)):
-        spacing = " x ".join(f"{pixdim:g}" for pixdim in _stored_pixdim(data))
+    except (ValueError, HeaderDataError) as error:  # e.g. a wrong quaternion
+        raise _wrong(path, error) from error
+    pixdim = stored["pixdim"][1:4]
+    if (pixdim < 0).any() or not (header["sform_code"] or (pixdim > 0).all()):
+        spacing = " x ".join(f"{mm:g}" for mm in pixdim)
         raise ValueError(
             f"{path.name} has a spacing of {spacing} mm: expected three numbers above 0, because "
             "the volume in ml follows from them; write the right ones into the header (pixdim)"
@@ -69,10 +83,8 @@ def is_dicom(path: Path) -> bool:
     return False
 
 
-def _stored_pixdim(data):
-    """Return the spacing of the file's axes as it is stored; nibabel corrects it in silence."""
-    kind = type(parse_header(data))
-    return kind(data[: kind.template_dtype.itemsize], check=False)["pixdim"][1:4]
+def _wrong(path, what):
+    return ValueError(f"{path.name} has a wrong NIfTI header ({what}): convert the series again")
 
 
 def _is_half_of_a_pair(path, header, data):

@@ -14,6 +14,7 @@ LUNGS_BELOW_HU = -800
 SOFT_TISSUE_HU = (-200, 300)
 LEAST_SHARE = 0.005  # of the voxels that must be air or lung, and soft tissue
 HIGHEST_HU = 32767
+BRIGHTEST_HU = 1000  # a quarter of a chest cannot be brighter
 BRIGHT_LEVEL = 110  # 95 % of the grey levels of a chest in a lung window reach above it
 
 
@@ -84,6 +85,8 @@ def _wrong_hu(values):
     lungs = (inside < LUNGS_BELOW_HU).mean()
     low, high = SOFT_TISSUE_HU
     soft = ((inside >= low) & (inside <= high)).mean()
+    if np.percentile(inside, 75) > BRIGHTEST_HU:
+        return "a quarter of them is as bright as bone; the rescale slope is probably wrong"
     if lungs >= LEAST_SHARE and soft >= LEAST_SHARE and inside.max() <= HIGHEST_HU:
         spread = len(np.unique(np.round(deep[:100_000])))
         if deep.size > 0.05 * values.size and spread > 50 and soft < 0.05:

@@ -62,9 +62,16 @@ def open_volume(path: Path) -> tuple[nib.Nifti1Header, ArrayProxy]:
         size = len(data) if in_memory else path.stat().st_size
     header = headers.checked_header(path, data)
     voxels = ArrayProxy(io.BytesIO(data) if in_memory else path, header)
-    if size < voxels.offset + np.prod(voxels.shape, dtype=int) * voxels.dtype.itemsize:
+    plane = int(np.prod(voxels.shape[:2])) * voxels.dtype.itemsize
+    spare = size - voxels.offset - plane * voxels.shape[2]
+    if spare < 0:
         raise ValueError(
             f"{path.name} is cut off: {voxels.shape} voxels do not fit in it; copy it again"
+        )
+    if spare >= plane:
+        raise ValueError(
+            f"{path.name} holds more than the {voxels.shape} voxels of its header ({spare} bytes "
+            "more), so the header is probably wrong: convert the series again"
         )
     return header, voxels
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from covseg_lib.data import resizing
 from covseg_lib.evaluation import prediction
-from covseg_lib.images import nifti, volumes
+from covseg_lib.images import geometry, nifti, volumes
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import Reading
 from covseg_lib.training import batches
@@ -219,7 +219,7 @@ def unlike_training(
     lungs : (S, H, W) bool
     header : nibabel header of the scan
     """
-    made_with, found = segmenter.runs[0].recipe.preprocessing, []
+    made_with, found = segmenter.runs[0].recipe.preprocessing, geometry.doubts(header)
     mean = float(images.mean())  # 0 is the mean of the training scans, 1 their deviation
     low, high = made_with.get("case_means", (-np.inf, np.inf))  # version 0.1 has none
     margin = max((high - low) / 2, LEAST_MARGIN)
