@@ -85,6 +85,9 @@ def _wrong_hu(values):
     lungs = (inside < LUNGS_BELOW_HU).mean()
     low, high = SOFT_TISSUE_HU
     soft = ((inside >= low) & (inside <= high)).mean()
+    raw = ((inside > 800) & (inside < 1300)).mean()
+    if inside.min() >= -200 and raw >= 0.02:
+        return "the rescale intercept was probably not applied; subtract 1024"
     if np.percentile(inside, 75) > BRIGHTEST_HU:
         return "a quarter of them is as bright as bone; the rescale slope is probably wrong"
     if lungs >= LEAST_SHARE and soft >= LEAST_SHARE and inside.max() <= HIGHEST_HU:
@@ -94,9 +97,6 @@ def _wrong_hu(values):
         return ""
     if deep.size > 0.05 * values.size and soft < LEAST_SHARE:
         return "the rescale intercept was probably applied twice; add 1024"
-    raw = ((inside > 800) & (inside < 1300)).mean()
-    if inside.min() >= -200 and raw >= 0.02:
-        return "the rescale intercept was probably not applied; subtract 1024"
     if inside.max() <= 1.001 and inside.min() >= -1.001:
         return "they look scaled to -1..1; convert the HU again"
     if lungs < LEAST_SHARE:
