@@ -98,6 +98,18 @@ def test_slope_and_intercept_are_applied_once(tmp_path, kind, slope, inter):
     assert np.abs(grey.astype(int) - GREY).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("slope", "inter"),
+    [(0, 0), (np.nan, np.nan), (np.inf, 0), (0, np.nan), (1, np.nan), (1, np.inf)],
+)
+def test_a_slope_and_intercept_that_say_nothing_are_ignored(tmp_path, slope, inter):
+    header = nib.Nifti1Image(HU, AFFINE).header
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, inter, 352
+    path = tmp_path / "scan.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + HU.tobytes(order="F"))
+    assert (volumes.read_grey(path)[0] == GREY).all()
+
+
 WRONG_INTENSITIES = {
     "stored values": (HU + 1024, "intercept was probably not applied; subtract 1024"),
     "stored values, 12 bits": ((HU + 1024).clip(0, 4095).astype(np.uint16), "subtract 1024"),

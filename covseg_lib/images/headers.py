@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 FARTHEST_OFFSET = 2**40  # bytes
@@ -17,7 +18,8 @@ def parse_header(data: bytes, check: bool = True) -> nib.Nifti1Header | None:
     """
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if kind.may_contain_header(data):
-            return kind(data[: kind.template_dtype.itemsize], check=check)
+            with LoggingOutputSuppressor():  # nibabel prints what it corrects
+                return kind(data[: kind.template_dtype.itemsize], check=check)
     return None
 
 
@@ -60,6 +62,8 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
         raise ValueError(f"{path.name} holds voxels of {dtype}: expected one number a voxel")
     if stored["bitpix"] not in (0, 8 * dtype.itemsize):
         raise _wrong(path, f"{dtype} numbers of {stored['bitpix']} bits")
+    if header["scl_slope"] == 1 and not np.isfinite(header["scl_inter"]):
+        header["scl_inter"] = 0
     try:
         affine, _ = header.get_best_affine(), header.get_slope_inter()
     except (ValueError, HeaderDataError) as error:  # e.g. a wrong quaternion
