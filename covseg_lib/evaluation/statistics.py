@@ -5,6 +5,7 @@ replacement, each with all test slices, and the score is computed for each draw;
 95 % of the draws.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -57,19 +58,7 @@ def mean_scores(table: pd.DataFrame, names: Sequence[str], seed: int = 0) -> pd.
     for name in names:
         known = table.dropna(subset=[name])
         patients = known.groupby("patient")[name].agg(["sum", "size"])
-        low = high = float("nan")
-        if len(patients) > 1:
-            found = stats.bootstrap(
-                (patients["sum"].to_numpy(), patients["size"].to_numpy()),
-                lambda sums, sizes, axis=-1: sums.sum(axis=axis) / sizes.sum(axis=axis),
-                n_resamples=9999,
-                vectorized=True,
-                paired=True,
-                confidence_level=CONFIDENCE,
-                method="percentile",
-                random_state=seed,
-            ).confidence_interval
-            low, high = float(found.low), float(found.high)
+        low, high = _bootstrap(patients.T.to_numpy(), _mean, seed)
         row = {"mean": known[name].mean(), "low": low, "high": high}
         rows[name] = row | {"cases": len(known), "patients": len(patients)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score")
@@ -131,12 +120,18 @@ def _score(*columns, score, axis=-1):
 
 def _interval(columns, score, seed, confidence=CONFIDENCE):
     """Return the percentile interval of counts (4 or 8, patients); NaN for one patient."""
+    return _bootstrap(columns, functools.partial(_score, score=score), seed, confidence)
+
+
+def _mean(sums, sizes, axis=-1):
+    """Return the mean over cases, from the sums and numbers of the patients' cases."""
+    return sums.sum(axis=axis) / sizes.sum(axis=axis)
+
+
+def _bootstrap(columns, statistic, seed, confidence=CONFIDENCE):
+    """Return the percentile interval of a statistic of columns (n, patients); NaN for one."""
     if columns.shape[1] < 2:
         return float("nan"), float("nan")
-
-    def statistic(*drawn, axis=-1):
-        return _score(*drawn, score=score, axis=axis)
-
     found = stats.bootstrap(
         tuple(columns),
         statistic,
