@@ -36,7 +36,7 @@ def folders(tmp_path):
 
 def test_scores_by_hand(folders):
     """Of 4 rows of 18 voxels three agree: Dice 2 x 54 / 144. A voxel has 1 x 1 x 2 mm."""
-    scores = evaluate.evaluate_masks(*folders)
+    scores = evaluate.evaluate_masks(evaluate.pair_masks(*folders))
     assert scores["dice"].to_dict() == pytest.approx(
         {"phantom_01_1": 0.75, "phantom_01_2": 1, "b": 0, "c": 1}
     )
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_notebook_06(trained_study, tmp_path):
         found = segment.segment_scan(segmenter, dataset / "CT_scans" / mask.name, mask)
         nifti.write_mask(tmp_path / "masks" / mask.name, found.mask, found.header)
         write_volume(tmp_path / "truth" / mask.name, volume_of(mask))
-    scores = evaluate.evaluate_masks(tmp_path / "masks", tmp_path / "truth")
+    scores = evaluate.evaluate_masks(evaluate.pair_masks(tmp_path / "masks", tmp_path / "truth"))
     for name in ("nsd", "hd95_mm", "true_ml", "predicted_ml", "error_ml"):
         assert scores[name].to_dict() == pytest.approx(table[name].to_dict(), abs=1e-6), name
     assert tables.compared_runs(trained_study)
@@ -87,7 +87,9 @@ def test_surface_distance_agrees(folders):
     import surface_distance
 
     masks, truth = folders
-    scores = evaluate.evaluate_masks(masks / "phantom_01_1.nii.gz", truth / "phantom_01_1.nii", 0.5)
+    scores = evaluate.evaluate_masks(
+        evaluate.pair_masks(masks / "phantom_01_1.nii.gz", truth / "phantom_01_1.nii"), 0.5
+    )
     distances = surface_distance.compute_surface_distances(
         _box(2, 6) > 0, _box(3, 7) > 0, (1, 1, 2)
     )

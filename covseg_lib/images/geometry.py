@@ -44,8 +44,12 @@ def doubts(header: nib.Nifti1Header) -> list[str]:
     ]
 
 
-def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mask") -> str:
+def mismatch(
+    header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mask", of: str = "image"
+) -> str:
     """Describe how an image and its mask differ in shape or position; "" if they do not.
+
+    `what` and `of` name the two in the message.
 
     The order in which a file stores its voxels does not matter. Voxels may lie apart by less than
     a tenth of a voxel, as programs round affines.
@@ -53,12 +57,12 @@ def mismatch(header: nib.Nifti1Header, other: nib.Nifti1Header, what: str = "mas
     shape, other_shape = nifti.upright_shape(header), nifti.upright_shape(other)
     if shape != other_shape:
         shape, other_shape = header.get_data_shape(), other.get_data_shape()
-        return f"the image is {shape} and its {what} {other_shape}: expected one shape"
+        return f"the {of} is {shape} and its {what} {other_shape}: expected one shape"
     apart = _apart(shape, *(nifti.upright_affine(one) for one in (header, other)))
     if apart > min(nifti.spacing_mm(header)) * POSITION_TOLERANCE:
         voxel = " x ".join(f"{mm:.3g}" for mm in nifti.spacing_mm(header))
         return (
-            f"image and {what} lie in different places ({apart:.3g} mm apart, voxels of {voxel} "
+            f"{of} and {what} lie in different places ({apart:.3g} mm apart, voxels of {voxel} "
             f"mm): resample the {what} first"
         )
     return ""

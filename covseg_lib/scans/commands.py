@@ -111,12 +111,13 @@ def evaluate_command(masks, truth, table, figure, tolerance) -> None:
     from covseg_lib.scans import evaluate
 
     try:
-        inputs = {path for pair in evaluate.pair_masks(masks, truth).values() for path in pair}
+        pairs = evaluate.pair_masks(masks, truth)
+        read = {mask.resolve() for pair in pairs.values() for mask in pair}
         for path in filter(None, (table, figure)):
-            if path.resolve() in {mask.resolve() for mask in inputs}:
+            if path.resolve() in read:
                 raise ValueError(f"{path} is one of the masks: choose another place")
             files.check_writable(path)
-        scores = evaluate.evaluate_masks(masks, truth, tolerance)
+        scores = evaluate.evaluate_masks(pairs, tolerance)
         means = evaluate.summary(scores)
         if table:
             files.write_csv(table, scores.reset_index())

@@ -1,6 +1,5 @@
 """Scores of masks against true masks, whichever program made them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,21 +52,16 @@ def pair_masks(masks: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def evaluate_masks(
-    masks: Path,
-    truth: Path,
-    tolerance_mm: float = surfaces.TOLERANCE_MM,
-    log: Callable[[str], None] = lambda line: None,
+    pairs: dict[str, tuple[Path, Path]], tolerance_mm: float = surfaces.TOLERANCE_MM
 ) -> pd.DataFrame:
     """Score masks case by case.
 
     Parameters
     ----------
-    masks, truth : path
-        Two NIfTI masks, or two folders of masks with the same names. Labels 1 to 3 are lesion.
+    pairs : dict, from `pair_masks`
+        NIfTI masks; the labels 1 to 3 are lesion.
     tolerance_mm : float
         Of the NSD.
-    log : function of str
-        Gets the name of each case.
 
     Returns
     -------
@@ -77,12 +71,11 @@ def evaluate_masks(
     Raises
     ------
     ValueError
-        One message with all problems: files that are missing, not masks, or of another shape or
-        place than the true mask.
+        One message with all problems: files that are not masks, or of another shape or place than
+        the true mask.
     """
     rows, problems = {}, []
-    for case, (mask, true) in pair_masks(Path(masks), Path(truth)).items():
-        log(case)
+    for case, (mask, true) in pairs.items():
         try:
             rows[case] = _score(mask, true, tolerance_mm)
         except ValueError as error:
@@ -96,9 +89,9 @@ def _score(mask_path, true_path, tolerance_mm):
     """Return the scores of a mask as a dictionary."""
     predicted, header = volumes.read_mask(mask_path)
     true, true_header = volumes.read_mask(true_path, "true mask")
-    problem = geometry.mismatch(true_header, header, "predicted mask")
+    problem = geometry.mismatch(true_header, header, "predicted mask", of="true mask")
     if problem:
-        raise ValueError(problem.replace("image", "true mask"))
+        raise ValueError(problem)
     nsd, hd95 = surfaces.surface_scores(
         true, predicted, nifti.spacing_mm(true_header), tolerance_mm
     )
