@@ -1,6 +1,6 @@
 """The settings of a study, and the profiles that set them all at once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ class Reading:
     lesion_labels: tuple[int, ...] = ()
 
 
+DEFAULT_READING = Reading()
+
+
 def reading_of(settings: dict[str, Any]) -> Reading:
-    """Return how the scans of a study are read; studies of version 0.1 lack some settings."""
-    names = [field.name for field in fields(Reading) if field.name in settings]
-    values: dict[str, Any] = {name: settings[name] for name in names}
-    for name in ("window_hu", "lesion_labels"):  # lists, if they are from study.json
-        values[name] = tuple(values.get(name, getattr(Reading, name)))
-    return Reading(**values)
+    """Return how the scans of a study with these settings are read."""
+    window, labels = tuple(settings["window_hu"]), tuple(settings["lesion_labels"])
+    return Reading(window, settings["step"], settings["intensities"], labels)
 
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -92,7 +92,7 @@ def merge_settings(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[
 
     Raises ValueError for an unknown setting or a wrong value, before anything is written.
     """
-    settings = {"intensities": "auto", "lesion_labels": []} | settings  # of version 0.1
+    settings = REPORT_PROFILE | settings  # studies of version 0.1 lack some
     unknown = sorted(set(overrides) - set(settings))
     if unknown:
         raise ValueError(f"no setting {', '.join(unknown)}: the settings are {', '.join(settings)}")

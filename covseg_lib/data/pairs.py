@@ -8,7 +8,7 @@ import numpy as np
 
 from covseg_lib.data.cases import Case
 from covseg_lib.images import geometry, nifti, volumes
-from covseg_lib.settings import Reading
+from covseg_lib.settings import DEFAULT_READING, Reading
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Pair:
     lungs: np.ndarray | None = None
 
 
-def read_pair(case: Case, reading: Reading = volumes.READING) -> Pair:
+def read_pair(case: Case, reading: Reading = DEFAULT_READING) -> Pair:
     """Read a case's CT volume as grey levels, and its masks.
 
     Raises

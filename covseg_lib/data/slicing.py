@@ -11,7 +11,6 @@ import os
 import shutil
 import zipfile
 from concurrent.futures import Executor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,16 @@ from covseg_lib import files, parallel
 from covseg_lib.data.cases import Case
 from covseg_lib.data.pairs import read_pair
 from covseg_lib.images import geometry, nifti
-from covseg_lib.settings import Reading
+from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.study import Study
 
-READING = Reading()
 MOST_LESION, MOST_OF_LUNGS = 0.1, 0.8  # shares that lesions hardly exceed
 
 
 def slice_cases(
     cases: list[Case],
     study: Study,
-    reading: Reading = READING,
+    reading: Reading = DEFAULT_READING,
     pool: Executor | None = None,
     left_over: dict[str, str] | None = None,
     strict: bool = True,
@@ -225,7 +223,8 @@ def fingerprint(image: Path, mask: Path, lungs: Path | None, reading: Reading) -
     paths = [path for path in (image, mask, lungs) if path and path.exists()]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     options = [list(reading.window_hu), reading.step]
-    if replace(reading, window_hu=READING.window_hu, step=READING.step) != READING:
-        options += [reading.intensities, reading.lesion_labels]  # version 0.1 had no others
+    others = [reading.intensities, list(reading.lesion_labels)]
+    if others != ["auto", []]:  # version 0.1 did not have them
+        options += others
     text = json.dumps([stats, *options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,9 +8,8 @@ import nibabel as nib
 import numpy as np
 
 from covseg_lib.images import geometry, intensities, nifti
-from covseg_lib.settings import LUNG_WINDOW_HU, Reading
+from covseg_lib.settings import DEFAULT_READING, LUNG_WINDOW_HU, Reading
 
-READING = Reading()
 LABEL_TOLERANCE = 0.001  # a label that was stored with a float slope may be 0.9999999
 HIGHEST_LABEL = 3  # MedSeg labels ground glass, consolidation and effusion 1, 2 and 3
 
@@ -25,7 +24,9 @@ def read_volume(path: Path, step: int = 1) -> tuple[np.ndarray, nib.Nifti1Header
     return nifti.to_upright(np.asanyarray(voxels), header, step), header
 
 
-def read_grey(path: Path, reading: Reading = READING) -> tuple[np.ndarray, nib.Nifti1Header]:
+def read_grey(
+    path: Path, reading: Reading = DEFAULT_READING
+) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Read a CT volume upright as grey levels.
 
     Planes are converted one at a time, so memory holds the unpacked file and one byte a voxel.
