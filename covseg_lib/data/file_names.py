@@ -11,7 +11,7 @@ import pandas as pd
 
 # what nnU-Net, MosMedData, the COVID-19-20 challenge, BIDS and others add to the name of a case
 ADDITIONS = re.compile(
-    r"[_-](0000|ct|image|img|mask|seg|dseg|label|lesions?|infection|lungs?|lung_mask)", re.I
+    r"([_-](0000|ct|image|img|mask|seg|dseg|label|lesions?|infection|lungs?|lung_mask))+$", re.I
 )
 SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # patient_scan
 KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # Kaggle's: Zenodo's
@@ -48,8 +48,7 @@ def without_addition(name: str) -> str:
     >>> without_addition("ct_001_0000"), without_addition("study_0255_mask")
     ('ct_001', 'study_0255')
     """
-    shorter = re.sub(rf"{ADDITIONS.pattern}$", "", name, flags=re.I)
-    return name if not shorter or shorter == name else without_addition(shorter)
+    return ADDITIONS.sub("", name) or name
 
 
 def read_patients(folder: Path, names: Iterable[str]) -> dict[str, str]:
