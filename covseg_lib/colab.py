@@ -122,11 +122,11 @@ def upload_files(folder: Path) -> str:
         raise RuntimeError("UPLOAD works only on Colab: set SCANS to a folder on this computer")
     from google.colab import files as browser
 
-    for old in Path(folder).glob("*.nii*"):  # of an upload before
-        old.unlink()
     chosen = browser.upload()
     if not chosen:
         raise RuntimeError("no file was chosen: run this cell again")
+    for old in Path(folder).glob("*.nii*"):  # of an upload before
+        old.unlink()
     for name, data in chosen.items():
         files.write_bytes(Path(folder) / name, data)
     return str(folder)
