@@ -13,7 +13,7 @@ PADDING_BELOW_HU = -1200  # outside of the scanner's circle: -2000, -3024 and ot
 LUNGS_BELOW_HU = -800
 SOFT_TISSUE_HU = (-200, 300)
 LEAST_SHARE = 0.005  # of the voxels that must be air or lung, and soft tissue
-HIGHEST_HU = 32767
+MOST_PADDING_VALUES = 50
 BRIGHTEST_HU = 1000  # a quarter of a chest cannot be brighter
 BRIGHT_LEVEL = 110  # 95 % of the grey levels of a chest in a lung window reach above it
 
@@ -27,7 +27,7 @@ def intensity_unit(values: np.ndarray, kind: str = "auto") -> str:
         The volume, or a sample of its voxels with the lowest and the highest value. NaN is left
         out.
     kind : one of `settings.INTENSITIES`
-        "auto" decides by the histogram; the others are taken as said, if the range allows it.
+        "auto" decides by the histogram; the others are used as given, if the range allows it.
 
     Raises
     ------
@@ -78,30 +78,24 @@ def _wrong_grey(values):
 
 def _wrong_hu(values):
     """Return what values look like if they are no Hounsfield units; "" if they are."""
-    inside = values[values >= PADDING_BELOW_HU]
-    deep = values[values < PADDING_BELOW_HU]
-    if not inside.size:
-        return "all lie below -1200; the rescale intercept was probably applied twice, add 1024"
-    lungs = (inside < LUNGS_BELOW_HU).mean()
+    inside, deep = values[values >= PADDING_BELOW_HU], values[values < PADDING_BELOW_HU]
+    lungs = np.mean(inside < LUNGS_BELOW_HU) if inside.size else 0
     low, high = SOFT_TISSUE_HU
-    soft = ((inside >= low) & (inside <= high)).mean()
-    raw = ((inside > 800) & (inside < 1300)).mean()
-    if inside.min() >= -200 and raw >= 0.02:
+    soft = np.mean((inside >= low) & (inside <= high)) if inside.size else 0
+    padding_is_one_value = len(np.unique(np.round(deep[:100_000]))) <= MOST_PADDING_VALUES
+    if deep.size > 0.05 * values.size and soft < 0.05 and not padding_is_one_value:
+        return "the rescale intercept was probably applied twice; add 1024"
+    if not inside.size:
+        return "all of them are darker than air"
+    if inside.min() >= -200 and np.mean((inside > 800) & (inside < 1300)) >= 0.02:
         return "the rescale intercept was probably not applied; subtract 1024"
     if np.percentile(inside, 75) > BRIGHTEST_HU:
         return "a quarter of them is as bright as bone; the rescale slope is probably wrong"
-    if lungs >= LEAST_SHARE and soft >= LEAST_SHARE and inside.max() <= HIGHEST_HU:
-        spread = len(np.unique(np.round(deep[:100_000])))
-        if deep.size > 0.05 * values.size and spread > 50 and soft < 0.05:
-            return "the rescale intercept was probably applied twice; add 1024"
-        return ""
-    if deep.size > 0.05 * values.size and soft < LEAST_SHARE:
-        return "the rescale intercept was probably applied twice; add 1024"
-    if inside.max() <= 1.001 and inside.min() >= -1.001:
+    if np.abs(inside).max() <= 1.001:
         return "they look scaled to -1..1; convert the HU again"
     if lungs < LEAST_SHARE:
         return "nothing is as dark as air or lungs; they look clipped to another window"
-    return "nothing is like soft tissue"
+    return "" if soft >= LEAST_SHARE else "nothing is like soft tissue"
 
 
 def is_outside(missing: np.ndarray) -> bool:
