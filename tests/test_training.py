@@ -7,6 +7,7 @@ import pytest
 from conftest import after_epoch, recipe_of
 
 from covseg_lib import files
+from covseg_lib.batch import runs
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.training import batches, callbacks, models, recipes, trainer
@@ -85,6 +86,17 @@ def test_it_learns(tiny_study, tiny_recipe):
 def test_the_best_epoch_is_the_first_of_equals():
     history = pd.DataFrame({"epoch": [1, 2, 3], "val_dice": [0.1, 0.5, 0.5]})
     assert callbacks.best_epoch(history, "dice") == 2
+    assert callbacks.best_epoch(history, "dice", "none") == len(history)
+
+
+def test_without_selection_the_last_weights_are_kept(tiny_study, tiny_recipe):
+    """Even if the first epoch is the best on validation slices."""
+    last = []
+    keep = after_epoch(lambda epoch, model: last.append(model.get_weights()))
+    recipe = replace(tiny_recipe, selection="none", learning_rate=1.0, run="last", model="last")
+    run = trainer.train(recipe, tiny_study, [keep])
+    assert all((a == b).all() for a, b in zip(run.model.get_weights(), last[-1], strict=True))
+    assert runs.list_runs(tiny_study).loc["last", "best_epoch"] == recipe.epochs
 
 
 def test_a_recipe_takes_study_settings_unless_told_otherwise(tiny_study):

@@ -39,7 +39,7 @@ def _describe(study, run):
     history_file, timing_file = (study.path(name, run=run) for name in ("history", "timing"))
     if history_file.exists():
         history = files.read_csv(history_file)
-        best = callbacks.best_epoch(history, recipe["objective"])
+        best = callbacks.best_epoch(history, recipe["objective"], recipe["selection"])
         row |= {"epochs_done": len(history), "best_epoch": best}
     if timing_file.exists():
         timing = files.read_json(timing_file)

@@ -95,8 +95,9 @@ def compare_losses(study: Study) -> pd.DataFrame:
         metrics_of_pair = (first["objective"], second["objective"])
         if first | names == second | names and "dice" not in metrics_of_pair:
             history, other_history = histories[run], histories[other]
-            kept = callbacks.best_epoch(history, first["objective"])
-            other_kept = callbacks.best_epoch(other_history, second["objective"])
+            selection = first["selection"]
+            kept = callbacks.best_epoch(history, first["objective"], selection)
+            other_kept = callbacks.best_epoch(other_history, second["objective"], selection)
             difference = float((history["loss"] - other_history["loss"]).abs().max())
             rows.append((first["split"], first["fold"], run, other, kept, other_kept, difference))
     columns = ["split", "fold", "run", "other", "epoch_kept", "other_kept"]

@@ -19,8 +19,10 @@ from covseg_lib.training.objectives import OBJECTIVES
 from covseg_lib.training.recipes import Recipe
 
 
-def training_curves(history: pd.DataFrame, metric: str, columns: int = 2) -> Figure:
-    """Show metric and loss over the epochs, as Figures 2.5 to 2.7, with a line at the best epoch.
+def training_curves(
+    history: pd.DataFrame, metric: str, columns: int = 2, selection: str = "validation"
+) -> Figure:
+    """Show metric and loss over the epochs, as Figures 2.5 to 2.7, with a line at the kept epoch.
 
     Parameters
     ----------
@@ -29,15 +31,17 @@ def training_curves(history: pd.DataFrame, metric: str, columns: int = 2) -> Fig
         An entry of `objectives.OBJECTIVES`.
     columns : int
         Number of axes. Two are used; more stay empty.
+    selection : str, of the recipe
     """
-    best, title = callbacks.best_epoch(history, metric), OBJECTIVES[metric].title
+    kept, title = callbacks.best_epoch(history, metric, selection), OBJECTIVES[metric].title
+    label_of_kept = f"{'best' if selection == 'validation' else 'last'}: epoch {kept}"
     figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
     axes = figure.subplots(1, columns)
     for ax, name, label in zip(axes, (metric, "loss"), (title, "loss"), strict=False):
         train, validation = SUBSET_COLOURS["train"], SUBSET_COLOURS["validation"]
         ax.plot(history["epoch"], history[name], color=train, label="training")
         ax.plot(history["epoch"], history[f"val_{name}"], color=validation, label="validation")
-        ax.axvline(best, color="0.6", linestyle=":", label=f"best: epoch {best}")
+        ax.axvline(kept, color="0.6", linestyle=":", label=label_of_kept)
         ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(frameon=False)
@@ -60,7 +64,7 @@ class LiveCurves(keras.callbacks.Callback):
 
     def __init__(self, study: Study, recipe: Recipe, every: int):
         super().__init__()
-        self.every, self.objective = every, recipe.objective
+        self.every, self.recipe = every, recipe
         self.history_path = study.path("history", run=recipe.run)
         split, fold = recipe.split, recipe.fold
         rows = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
@@ -77,7 +81,7 @@ class LiveCurves(keras.callbacks.Callback):
         from IPython.display import display
 
         history = files.read_csv(self.history_path)
-        figure = training_curves(history, self.objective, columns=3)
+        figure = training_curves(history, self.recipe.objective, 3, self.recipe.selection)
         probabilities = np.asarray(self.model.predict_on_batch(self.input))[0, ..., 0]
         ax = figure.axes[2]
         ax.set_axis_off()

@@ -244,6 +244,11 @@ class ShuffleBatches(keras.callbacks.Callback):
         self.batches.shuffle(epoch)
 
 
-def best_epoch(history: pd.DataFrame, metric: str) -> int:
-    """Return the number of the epoch whose weights are kept, the first of the best; from 1."""
-    return int(history["epoch"][history[f"val_{metric}"].argmax()])
+def best_epoch(history: pd.DataFrame, metric: str, selection: str = "validation") -> int:
+    """Return the number of the epoch whose weights are kept, from 1.
+
+    It is the first of the best on validation slices; with the recipe's `selection` "none", the last
+    one.
+    """
+    kept = history[f"val_{metric}"].argmax() if selection == "validation" else len(history) - 1
+    return int(history["epoch"][kept])
