@@ -79,7 +79,7 @@ def ours(run, scan, folder):
 
 def plain(run, scan, folder, autotune=True):
     """Predict all slices in one array; return the seconds of `model.predict` alone."""
-    from covseg_lib.data import resizing
+    from covseg_lib.images import resizing
 
     about = run.recipe.preprocessing
     volume = np.asanyarray(nib.load(scan).dataobj)[::STEP, ::STEP]

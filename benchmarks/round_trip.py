@@ -15,9 +15,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import cases, resizing
+from covseg_lib.data import cases
 from covseg_lib.evaluation import metrics
-from covseg_lib.images import nifti, volumes
+from covseg_lib.images import nifti, resizing, volumes
 from covseg_lib.scans import segment
 from covseg_lib.settings import LESION_THRESHOLD
 

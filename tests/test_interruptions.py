@@ -16,7 +16,8 @@ import pytest
 from conftest import find_cases
 
 from covseg_lib import parallel
-from covseg_lib.data import cases, preprocessing, resizing, slicing
+from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.images import resizing
 from covseg_lib.study import Study
 
 MOMENTS = int(os.environ.get("COVSEG_KILLS", 3))  # `make test-all` kills it twenty times

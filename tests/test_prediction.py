@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from conftest import find_cases
 
-from covseg_lib.data import preprocessing, resizing
+from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.images import nifti, volumes
+from covseg_lib.images import nifti, resizing, volumes
 from covseg_lib.scans import segment
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.training import batches, models

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
-from covseg_lib.data import resizing
+from covseg_lib.images import resizing
 
 
 def test_resizing_to_the_same_size_changes_nothing():

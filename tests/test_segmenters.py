@@ -83,8 +83,7 @@ def test_an_ensemble_averages_the_probabilities(run_folder, tiny_dataset, tmp_pa
 def test_a_run_uses_the_lung_model_beside_it(trained_study, tiny_dataset):
     np.save(trained_study.path("lungs"), np.ones((25, 16, 16, 1), np.uint8))
     options = {"epochs": 1, "learning_rate": 1e-2}
-    folds.train_final(trained_study, "final_lungs", target="lungs", objective="dice", **options)
-    folds.train_final(trained_study, "final", lungs="final_lungs", **options)
+    folds.train_final(trained_study, "final", lungs="lungs", **options)
     assert trained_study.runs() == ["dice"]  # models of all patients are not compared with others
     folder = trained_study.path("recipe", run="final").parent
     segmenter = segmenters.read_segmenter([folder], mirror=True)

@@ -11,6 +11,18 @@ from covseg_lib.study import Study
 from covseg_lib.training import models, recipes, trainer
 from covseg_lib.training.recipes import Recipe
 
+# Lungs are large and have sharp edges: nothing has to be selected, and no layer normalises (in
+# slices without lungs, instance normalisation finds lungs everywhere).
+LUNG_RECIPE = {
+    "target": "lungs",
+    "objective": "dice",
+    "augmentation": True,
+    "sampling": "balanced",
+    "loss": "bce_dice",
+    "optimizer": "adamw",
+    "selection": "none",
+}
+
 
 def cross_validate(
     study: Study,
@@ -63,8 +75,8 @@ def train_lungs(
 ) -> pd.Series:
     """Train a lung model on each fold, and predict the lungs of all slices of the study.
 
-    Recipes with `lungs` = `model` use the predicted masks. Parameters as for `cross_validate`; the
-    default objective is "dice".
+    Recipes with `lungs` = `model` use the predicted masks. Parameters as for `cross_validate`, for
+    the lesion model: the lung model has half of its epochs and filters, and `LUNG_RECIPE`.
 
     Returns
     -------
@@ -75,7 +87,7 @@ def train_lungs(
     FileNotFoundError
         The study has no lung masks to learn from.
     """
-    options = {"objective": "dice", "split": "patient", "target": "lungs"} | options
+    options = {"split": "patient"} | _for_lungs(study, options)
     if not study.path("lungs").exists():
         raise FileNotFoundError(
             f"no {study.path('lungs').name} in {study.path('lungs').parent}: a lung model needs a "
@@ -102,16 +114,32 @@ def train_final(
 ) -> models.Run:
     """Train a model on all patients of the study; there is nobody left to test it on.
 
-    A lung model also predicts the lungs of all slices. A finished run is loaded. Parameters as for
-    `cross_validate`; nothing is selected, so `selection` is "none".
+    If it uses the lungs of a lung model, that is trained first, as `model`_lungs. A finished run is
+    loaded. Parameters as for `cross_validate`; nothing is selected, so `selection` is "none".
     """
-    fixed = {"split": "all", "selection": "none"}
-    recipe = recipes.make_recipe(study, run=model, **({"objective": "iou"} | options | fixed))
-    run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
-    run = prediction.choose_postprocessing(run, study)
-    if recipe.target == "lungs":
+    options = {"objective": "iou"} | options | {"split": "all", "selection": "none"}
+    if options.get("lungs", "none") not in ("none", "given"):
+        lungs = _for_lungs(study, options) | {"run": f"{model}_lungs"}
+        recipe = recipes.make_recipe(study, **lungs)
+        run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
         prediction.predict_lungs(run, study)
-    return run
+        options["lungs"] = recipe.run
+    recipe = recipes.make_recipe(study, run=model, **options)
+    run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
+    return prediction.choose_postprocessing(run, study)
+
+
+def _for_lungs(study, options):
+    """Return the options of a lung model, from those of the lesion model that uses it.
+
+    Its seed is the study's: lesion models of several seeds share it.
+    """
+    settings = study.settings()
+    epochs = options.get("epochs") or settings["epochs"]["dice"]
+    filters = options.get("base_filters") or settings["base_filters"]
+    halved = {"epochs": max(epochs // 2, 1), "base_filters": max(filters // 2, 1)}
+    kept = ("split", "batch_size", "learning_rate", "precision", "depth")
+    return {name: options[name] for name in kept if name in options} | halved | LUNG_RECIPE
 
 
 def _only_warnings(log):

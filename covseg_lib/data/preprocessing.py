@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import colab, files, parallel
-from covseg_lib.data import resizing, slicing, splits
+from covseg_lib.data import slicing, splits
+from covseg_lib.images import resizing
 from covseg_lib.settings import reading_of
 from covseg_lib.study import Study
 

@@ -10,8 +10,9 @@ import pandas as pd
 import surface_distance
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, resizing, slicing
+from covseg_lib.data import preprocessing, slicing
 from covseg_lib.evaluation import prediction, tables
+from covseg_lib.images import resizing
 from covseg_lib.study import Study
 from covseg_lib.training import models
 

@@ -29,26 +29,11 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
     Axes of length one after the third are dropped.
     """
     try:
-        header = parse_header(data)
+        header, stored = parse_header(data), parse_header(data, check=False)
     except (HeaderDataError, OverflowError) as error:  # e.g. an unknown type of numbers
         raise _wrong(path, error) from error
-    if header is None and is_dicom(path):
-        raise ValueError(
-            f"{path.name} is a DICOM file: convert its series with dcm2niix, "
-            f"dcm2niix -z y -f %i_%s -o OUT {path.parent}"
-        )
-    if _is_half_of_a_pair(path, header, data):
-        raise ValueError(
-            f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or "
-            f"Analyze): make one file of them in Python, "
-            f'nib.save(nib.load("{path.stem}.img"), "{path.stem}.nii.gz")'
-        )
-    if header is None:
-        raise ValueError(
-            f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
-        )
-    stored = parse_header(data, check=False)  # nibabel corrects some fields in silence
-    assert stored is not None
+    if header is None or stored is None or _is_half_of_a_pair(path, header, data):
+        raise _other_format(path, header, data)
     if not 0 <= stored["vox_offset"] < FARTHEST_OFFSET:
         raise _wrong(path, f"vox_offset is {stored['vox_offset']:g}")
     if header["vox_offset"] < header.single_vox_offset:  # voxels cannot begin inside the header
@@ -68,7 +53,7 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
         affine, _ = header.get_best_affine(), header.get_slope_inter()
     except (ValueError, HeaderDataError) as error:  # e.g. a wrong quaternion
         raise _wrong(path, error) from error
-    pixdim = stored["pixdim"][1:4]
+    pixdim = stored["pixdim"][1:4]  # nibabel would correct it in silence
     if (pixdim < 0).any() or not (header["sform_code"] or (pixdim > 0).all()):
         spacing = " x ".join(f"{mm:g}" for mm in pixdim)
         raise ValueError(
@@ -78,6 +63,24 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
     if not abs(np.linalg.det(affine)) > 0:
         raise ValueError(f"{path.name} has an affine that is flat or NaN: convert the series again")
     return header
+
+
+def _other_format(path, header, data):
+    """Return the error for a file that is not a NIfTI file, or only the half of one."""
+    if header is None and is_dicom(path):
+        return ValueError(
+            f"{path.name} is a DICOM file: convert its series with dcm2niix, "
+            f"dcm2niix -z y -f %i_%s -o OUT {path.parent}"
+        )
+    if _is_half_of_a_pair(path, header, data):
+        return ValueError(
+            f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or Analyze): make "
+            "one file of them in Python, "
+            f'nib.save(nib.load("{path.stem}.img"), "{path.stem}.nii.gz")'
+        )
+    return ValueError(
+        f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
+    )
 
 
 def is_dicom(path: Path) -> bool:

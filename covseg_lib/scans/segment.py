@@ -11,9 +11,8 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from covseg_lib.data import resizing
 from covseg_lib.evaluation import prediction
-from covseg_lib.images import geometry, nifti, volumes
+from covseg_lib.images import geometry, nifti, resizing, volumes
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import Reading
 from covseg_lib.training import batches

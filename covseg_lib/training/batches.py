@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import preprocessing, resizing
+from covseg_lib.data import preprocessing
+from covseg_lib.images import resizing
 from covseg_lib.study import Study
 from covseg_lib.training import devices
 from covseg_lib.training.augmentation import Augmentation
