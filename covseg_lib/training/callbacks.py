@@ -245,10 +245,6 @@ class ShuffleBatches(keras.callbacks.Callback):
 
 
 def best_epoch(history: pd.DataFrame, metric: str, selection: str = "validation") -> int:
-    """Return the number of the epoch whose weights are kept, from 1.
-
-    It is the first of the best on validation slices; with the recipe's `selection` "none", the last
-    one.
-    """
+    """Return the epoch, from 1, whose weights are kept: the best, or without selection the last."""
     kept = history[f"val_{metric}"].argmax() if selection == "validation" else len(history) - 1
     return int(history["epoch"][kept])
