@@ -99,6 +99,32 @@ ORDERS = {  # array of voxels (x, y, z) -> array in the file, and its affine
 }
 
 
+@pytest.mark.slow  # four notebooks
+def test_no_lesion_in_the_test_slices(tmp_path):
+    """02 says that no test slice has a lesion, and 06 ends, with a score of 0 or 1 for all models.
+
+    Six scans of eight slices, each with a lesion in one: with the seed 5, the report's split has
+    none in its four test slices.
+    """
+    for number in range(6):
+        hu, lesion, _ = chest(number)
+        lesion[..., np.arange(6) != 3] = False
+        hu, lesion = (np.concatenate([array, array[..., :2]], -1) for array in (hu, lesion))
+        for folder, array in (("images", hu), ("masks", lesion.astype(np.uint8))):
+            write_volume(tmp_path / "data" / folder / f"ct_{number}.nii.gz", array, AFFINE)
+    values = {"PROFILE": "demo", "DATASET": tmp_path / "data", "SPLIT": "slice", "SEED": 5}
+    values |= {"SIZE": 16, "FOLDS": 3, "EPOCHS": 1}
+    command = ["run", "--study", tmp_path / "study"]
+    command += [text for name, value in values.items() for text in ("-p", name, value)]
+    command += [text for number in ("01", "02", "05", "06") for text in ("--only", number)]
+    done = CliRunner().invoke(main, list(map(str, command)))
+    assert done.exit_code == 0, done.output
+    executed = (tmp_path / "study" / "notebooks" / "02_preprocess.ipynb").read_text()
+    assert "no test slice of the slice split has a lesion" in executed
+    scores = files.read_csv(tmp_path / "study" / "scores" / "scores.csv")
+    assert set(scores["dice"]) <= {0, 1}
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_few_slices_and_orders(tmp_path, name):
     store, affine = ORDERS[name]
