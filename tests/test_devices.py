@@ -76,7 +76,7 @@ found = []
 
 class Note(logging.Handler):
     def emit(self, record):
-        found.extend(re.findall(r"^Compiling jit\\(((?:train|test)_step)", record.getMessage()))
+        found.extend(re.findall(r"^Compiling (?:jit.)?((?:train|test)_step)", record.getMessage()))
 
 logging.getLogger("jax").addHandler(Note())
 from dataclasses import replace

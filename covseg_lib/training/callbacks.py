@@ -1,8 +1,7 @@
 """Keras callbacks of a training: what is written and printed after each epoch.
 
-Keras' own BackupAndRestore and CSVLogger write their files in place, one after the other. A process
-that is killed in between leaves files that do not belong together. `Backup` and `History` do the
-same work with files that are always complete.
+Keras' own BackupAndRestore and CSVLogger write in place, one file after the other: a kill leaves
+files that do not belong together. `Backup` and `History` write files that are always complete.
 """
 
 import io
@@ -193,8 +192,8 @@ class Backup(keras.callbacks.Callback):
 
     def _save(self):
         self.finish()
-        optimizer, scale = _adam(self.model).variables, _loss_scale(self.model)
-        lists = {"weights": self.model.weights, "optimizer": optimizer, "scale": scale}
+        lists = {"weights": self.model.weights, "optimizer": _adam(self.model).variables}
+        lists["scale"] = _loss_scale(self.model)
         arrays = {
             f"{kind}_{n}": np.array(keras.ops.convert_to_numpy(variable))  # training changes it
             for kind, variables in lists.items()
@@ -202,6 +201,7 @@ class Backup(keras.callbacks.Callback):
         }
         arrays["best_weights"] = np.frombuffer(self.best_weights.read_bytes(), np.uint8)
         arrays["history"] = np.array(json.dumps(self.rows))
+        self.paths[0].parent.mkdir(parents=True, exist_ok=True)
         self.writing = self.writer.submit(_write, self.paths[0], arrays)
         self.paths.reverse()
         self.saved = len(self.rows)
@@ -220,6 +220,8 @@ def one_cycle(recipe: Recipe, epoch: int, rate: float = 0) -> float:
 def _write(path, arrays):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
+    if not path.parent.is_dir():  # writing would make it again
+        raise FileNotFoundError(f"{path.parent} disappeared: if it is on Drive, mount Drive again")
     save = files.overwrite if path.exists() else files.write_bytes
     save(path, buffer.getbuffer())
 
@@ -238,10 +240,8 @@ def _adam(model):
 
 def _loss_scale(model):
     """Return the variables that scale the loss for float16, or none."""
-    optimizer = model.optimizer
-    if hasattr(optimizer, "inner_optimizer"):
-        return [optimizer.step_counter, optimizer.dynamic_scale]
-    return []
+    names = ("step_counter", "dynamic_scale")
+    return [getattr(model.optimizer, name) for name in names if hasattr(model.optimizer, name)]
 
 
 def best_epoch(history: pd.DataFrame, metric: str, selection: str = "validation") -> int:

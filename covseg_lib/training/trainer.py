@@ -107,7 +107,7 @@ def open_training(
         try:
             yield Training(train.for_fit(), validation.for_fit(), epoch, callbacks)
         finally:
-            backup.finish()
+            backup.writer.shutdown()  # waits; an error of it would hide the one of the training
 
 
 def _start(recipe, paths, rows):
