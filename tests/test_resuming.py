@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import keras
@@ -172,6 +173,28 @@ def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe
     trainer.train(recipe, tiny_study, log=lines.append)
     assert lines[1] == "resuming run dice after epoch 2 of 4"
     assert _same(_outcome(tiny_study), wanted)
+
+
+def test_a_backup_that_cannot_be_written_stops_the_training(tiny_study, recipe, monkeypatch):
+    def fail(path, arrays):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(callbacks, "_write", fail)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train(recipe, tiny_study, log=lambda line: None)
+    assert not tiny_study.path("timing", run="dice").exists()
+
+
+def test_an_interrupted_training_waits_for_its_backup(tiny_study, recipe, monkeypatch):
+    """It is written in a thread; the next training would find it unfinished."""
+    write, lines = callbacks._write, []
+    monkeypatch.setattr(
+        callbacks, "_write", lambda path, arrays: (time.sleep(0.5), write(path, arrays))
+    )
+    with pytest.raises(Cut):
+        trainer.train(recipe, tiny_study, callbacks=[_cut_after(3)])
+    trainer.train(recipe, tiny_study, log=lines.append)
+    assert lines[0] == "resuming run dice after epoch 3 of 4"
 
 
 def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(finished, recipe):

@@ -140,7 +140,7 @@ def run_notebooks(
         given = {name: parameters[name] for name in known[path] if name in parameters}
         jobs.append((path, folder / path.name, given))
     workers = workers or parallel.default_workers()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log breaks the progress bar
+    parallel.prepare_kernels()
     os.chdir(PROJECT)  # papermill changes folder, which all threads share: let it be the same one
     try:
         with tqdm(total=len(jobs), unit="notebook") as bar:
