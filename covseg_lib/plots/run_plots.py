@@ -21,21 +21,35 @@ MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 def representative_runs(study: Study, runs: dict[str, Run]) -> list[str]:
     """Return names of at most `MAX_MODELS` runs, one a model, all tested on the same slices.
 
-    They are runs of the study's split, or of the other if it has none, and of the lowest fold.
+    They are runs of the study's split, or of the other if it has none, and of the lowest fold. Of
+    several runs with the same predicted masks the first one is taken.
     """
     recipes = {name: run.recipe for name, run in runs.items()}
     split = study.settings()["split"]
     recipes = {name: made for name, made in recipes.items() if made.split == split} or recipes
     fold = min(recipe.fold for recipe in recipes.values())
-    return [name for name, recipe in recipes.items() if recipe.fold == fold][:MAX_MODELS]
+    masks: dict[str, np.ndarray] = {}
+    for name, recipe in recipes.items():
+        if recipe.fold == fold and len(masks) < MAX_MODELS:
+            found = _test_slices(study, name)[-1]
+            if not any(np.array_equal(found, other) for other in masks.values()):
+                masks[name] = found
+    return list(masks)
 
 
 def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
-    """Show the test slices of a run with the largest lesions, as Figures 2.8 to 2.10."""
+    """Show test slices of a run with large lesions, as Figures 2.8 to 2.10.
+
+    Each case first gives its slice with the most lesion; only if the cases are fewer than `count`,
+    their other slices follow.
+    """
     table, images, masks, found = _test_slices(study, run)
-    rows = np.argsort(masks.sum(axis=(1, 2)))[::-1][:count]
+    cases, sizes = table["case"].to_numpy(), masks.sum(axis=(1, 2))
+    order = np.argsort(-sizes, kind="stable")
+    _, largest = np.unique(cases[order], return_index=True)  # of each case
+    rows = order[[*sorted(largest), *sorted(set(range(len(order))) - set(largest))]][:count]
     titles = [_slice_name(table.iloc[row]) for row in rows]
-    return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model, largest lesions")
+    return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model: large lesions")
 
 
 def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
@@ -102,4 +116,4 @@ def _test_slices(study, run):
 
 
 def _slice_name(row):
-    return f"{row['case']} {row['slice']}"
+    return f"{row['case']}, slice {row['slice']}"

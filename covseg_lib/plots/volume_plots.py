@@ -74,22 +74,22 @@ def window_views(volume: np.ndarray, window_hu: tuple[float, float] = LUNG_WINDO
     low, high = int(volume.min()), int(volume.max())
     middle = volume[len(volume) // 2]
     windows: dict[str, tuple[float, float]] = {"windowed before": (0, 255)}
-    unit = "grey level"
+    unit, short = "grey level", ""
     is_hu = intensities.intensity_unit(volume) == "HU"
     if is_hu:
         windows = {"all": (low, high), "lungs": window_hu, "soft tissue": SOFT_WINDOW_HU}
-        unit = "Hounsfield units"
+        unit, short = "Hounsfield units (HU)", " HU"
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     first, *others = figure.subplots(1, len(windows) + 1, width_ratios=[1.7] + [1] * len(windows))
     first.hist(middle.ravel(), bins=100, range=(low, min(high, 1000)), color="0.4")
-    first.set(xlabel=unit, ylabel="pixels of the slice", yscale="log")
+    first.set(xlabel=unit, ylabel="pixels of the slice (log scale)", yscale="log")
     first.xaxis.set_major_locator(MaxNLocator(5))
     if is_hu:
         first.axvspan(*window_hu, color=HIGHLIGHT, alpha=0.25, zorder=0)
         _name_tissues(first)
     for ax, (name, (black, white)) in zip(others, windows.items(), strict=True):
         ax.imshow(middle, cmap="gray", vmin=black, vmax=white)
-        ax.set_title(f"{name}:\n{black:g} to {white:g}", fontsize=10)
+        ax.set_title(f"{name}:\n{black:g} to {white:g}{short}", fontsize=10)
         ax.set_axis_off()
     return figure
 
