@@ -1,0 +1,45 @@
+"""What a check of an exercise says: a text that begins with `RIGHT`, `OPEN` or `WRONG`."""
+
+from typing import Any
+
+RIGHT, OPEN, WRONG = "Right:", "Not answered yet:", "Not yet:"
+
+
+def verdict(learned: str, *parts: tuple) -> str:
+    """Return what is said about answers: the first that is open or wrong, or what was learned.
+
+    Parameters
+    ----------
+    learned : str
+        Follows `RIGHT`.
+    *parts
+        (name, answer, right answer, hint), and the tolerance if it is not that of `is_close`. The
+        hint follows `WRONG` and the wrong answer.
+    """
+    for name, given, right, hint, *tolerance in parts:
+        if still_open := open_answer(**{name: given}):
+            return still_open
+        if not is_close(given, right, *tolerance):
+            return f"{WRONG} {name} is {given!r}. {hint}"
+    return f"{RIGHT} {learned}"
+
+
+def open_answer(**answers: Any) -> str:
+    """Return a text that names the first answer that is still `...`; "" if there is none."""
+    for name, given in answers.items():
+        if given is ...:
+            return f"{OPEN} put your answer in place of ... for {name}, and run the cell again"
+    return ""
+
+
+def is_close(given: Any, right: float, tolerance: float | None = None) -> bool:
+    """Return whether an answer is a number near the right one.
+
+    By default it may be rounded: to 1 %, and to two decimals.
+    """
+    if tolerance is None:
+        tolerance = max(0.01 * abs(right), 0.005)
+    try:
+        return bool(abs(float(given) - right) <= tolerance)
+    except (TypeError, ValueError):
+        return False
