@@ -121,7 +121,7 @@ def test_an_open_answer_is_named(name):
         text = CHECKS[name](*still_open, *given)
         assert (
             text
-            == f"{OPEN} put your answer in place of ... for {parameter}, and run the cell again"
+            == f"{OPEN} put your answer in place of ... for {parameter}, then run the cell again"
         )
 
 

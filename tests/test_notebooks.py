@@ -5,7 +5,6 @@ import re
 
 import nbformat
 import pytest
-from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.settings import OBJECTIVE_NAMES, PROFILES
@@ -99,7 +98,8 @@ def test_every_exercise_has_a_cell_with_a_check_and_its_answer_folded_at_the_end
     for number, cell in zip(questions, to_fill, strict=True):
         first, *_, check = cell.source.splitlines()
         put = f"# Exercise {number}: put your answer"
-        assert first.startswith(put) and first.endswith("in place of ..., then run this cell")
+        assert first.startswith(put)
+        assert first.endswith("in place of ..., then run this cell")
         assert re.search(r"^\w+(?:, \w+)* = \.\.\.", cell.source, re.M)
         assert check.startswith("exercises.")
     assert questions == [str(number) for number in range(1, len(questions) + 1)]

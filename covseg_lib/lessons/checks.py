@@ -1,12 +1,29 @@
 """What a check of an exercise says: a text that begins with `RIGHT`, `OPEN` or `WRONG`."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 RIGHT, OPEN, WRONG = "Right:", "Not answered yet:", "Not yet:"
 
 
+def exercise(check: Callable[..., str]) -> Callable[..., str]:
+    """Let a check name the first of its arguments that is still `...`, before it does anything."""
+    names = list(inspect.signature(check).parameters)
+
+    @functools.wraps(check)
+    def checked(*arguments):
+        for name, given in zip(names, arguments, strict=True):
+            if given is ...:
+                return f"{OPEN} put your answer in place of ... for {name}, then run the cell again"
+        return check(*arguments)
+
+    return checked
+
+
 def verdict(learned: str, *parts: tuple) -> str:
-    """Return what is said about answers: the first that is open or wrong, or what was learned.
+    """Return what is said about answers: the first that is wrong, or what was learned.
 
     Parameters
     ----------
@@ -17,19 +34,9 @@ def verdict(learned: str, *parts: tuple) -> str:
         hint follows `WRONG` and the wrong answer.
     """
     for name, given, right, hint, *tolerance in parts:
-        if still_open := open_answer(**{name: given}):
-            return still_open
         if not is_close(given, right, *tolerance):
             return f"{WRONG} {name} is {given!r}. {hint}"
     return f"{RIGHT} {learned}"
-
-
-def open_answer(**answers: Any) -> str:
-    """Return a text that names the first answer that is still `...`; "" if there is none."""
-    for name, given in answers.items():
-        if given is ...:
-            return f"{OPEN} put your answer in place of ... for {name}, and run the cell again"
-    return ""
 
 
 def is_close(given: Any, right: float, tolerance: float | None = None) -> bool:

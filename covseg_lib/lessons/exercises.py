@@ -12,15 +12,12 @@ from skimage.transform import resize
 
 from covseg_lib.evaluation import metrics
 from covseg_lib.images import volumes
-from covseg_lib.lessons.checks import OPEN, RIGHT, WRONG, is_close, open_answer, verdict
-
-SOFT_WINDOW_HU = (-160, 240)
+from covseg_lib.lessons.checks import OPEN, RIGHT, WRONG, exercise, is_close, verdict
 
 
+@exercise
 def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str:
     """00, 1: a range of grey levels that has a higher Dice than the best threshold."""
-    if still_open := open_answer(low=low, high=high):
-        return still_open
     best = max(metrics.dice(truth, image > level) for level in range(255))
     found = (image >= low) & (image <= high)
     dice = metrics.dice(truth, found)
@@ -33,6 +30,7 @@ def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str
     )
 
 
+@exercise
 def rows_left(convolved: Any, pooled: Any) -> str:
     """00, 2: rows that remain of 7 after a convolution and after a pooling."""
     return verdict(
@@ -42,20 +40,24 @@ def rows_left(convolved: Any, pooled: Any) -> str:
     )
 
 
+@exercise
 def soft_window(air: Any, lung: Any, ground_glass: Any, muscle: Any) -> str:
     """01, 1: grey levels in the window for soft tissue."""
     hu = {"air": -1000, "lung": -850, "ground_glass": -500, "muscle": 50}
-    right = volumes.to_grey(np.array(list(hu.values())), SOFT_WINDOW_HU)
+    right = volumes.to_grey(np.array(list(hu.values())), (-160, 240))
     hint = "-160 HU becomes 0 and 240 HU becomes 255; what lies outside is clipped."
-    given = zip(hu, (air, lung, ground_glass, muscle), right, strict=True)
+    given = air, lung, ground_glass, muscle
     return verdict(
         "lung and ground glass are both black: this window cannot show lesions of the lung.",
-        *((name, value, level, hint) for name, value, level in given),
+        *zip(hu, given, right, [hint] * 4, strict=True),
     )
 
 
+@exercise
 def lesion_share(share: Any, images: np.ndarray, masks: np.ndarray) -> str:
     """01, 2: the share of lesion among the pixels that are as bright as lesions."""
+    if not masks.any():
+        return f"{OPEN} this case has no lesion: take the arrays of another case"
     low, high = np.percentile(images[masks > 0], [5, 95])
     right = float(masks[(images >= low) & (images <= high)].mean())
     if is_close(share, masks.mean()):
@@ -66,23 +68,23 @@ def lesion_share(share: Any, images: np.ndarray, masks: np.ndarray) -> str:
     )
 
 
+@exercise
 def lost_by_rounding(lost: Any, mask: np.ndarray, size: int) -> str:
     """02, 1: the share of a lesion that is lost if a resized mask is rounded down."""
     smooth = resize(mask.astype(float), (size, size), anti_aliasing=True)
     right = 1 - float((smooth >= 1).mean() / mask.mean())
-    if is_close(lost, 1 - right):
-        return f"{WRONG} this is the share that remains: subtract it from 1."
     return verdict(
         f"rounding down loses {right:.0%} of this lesion, all of it at the edge.",
         ("lost", lost, right, "Compare the mean of the rounded mask with the mean of the mask."),
     )
 
 
+@exercise
 def copied_masks(slices: Any, patients: Any, masks: np.ndarray, nearest: dict) -> str:
     """02, 2: the Dice of masks that are copied from the most similar training slice."""
     right = {
-        split: metrics.dice(masks[found.index], masks[found["nearest"]])
-        for split, found in nearest.items()
+        split: metrics.dice(masks[rows.index], masks[rows["nearest"]])
+        for split, rows in nearest.items()
     }
     hint = "metrics.dice takes the masks of the test slices, then those of their nearest slices."
     return verdict(
@@ -92,29 +94,30 @@ def copied_masks(slices: Any, patients: Any, masks: np.ndarray, nearest: dict) -
     )
 
 
+@exercise
 def empty_mask(empty: Any, gain: Any, masks: np.ndarray, scores: pd.Series) -> str:
     """03, 1: the accuracy of the empty mask, and how much better the best epoch is."""
     right = 1 - float(np.mean(masks))
     if is_close(empty, 1 - right, 1e-4):
         return f"{WRONG} this is the share of lesion pixels, on which the empty mask is wrong."
     return verdict(
-        f"the empty mask has {right:.4f}; all that was learned shows in the rest.",
+        f"the empty mask has {right:.4f}; what was learned shows in the rest.",
         ("empty", empty, right, "On which pixels is the empty mask right?", 1e-4),
         ("gain", gain, scores.max() - right, "Best epoch minus empty mask.", 1e-4),
     )
 
 
+@exercise
 def parameters(first: Any, second: Any, model: Any) -> str:
     """03, 2: the parameters of the first two convolutions."""
     right = [layer.count_params() for layer in model.layers if "conv2d" in layer.name]
     hint = "For each map: 3 x 3 weights for every map before it, and one bias."
-    return verdict(
-        "the second convolution looks at all maps of the first, so it has far more.",
-        ("first", first, right[0], hint, 0),
-        ("second", second, right[1], hint, 0),
-    )
+    parts = ("first", first, right[0], hint, 0), ("second", second, right[1], hint, 0)
+    learned = "the second convolution looks at all maps of the first, so it has far more."
+    return verdict(learned, *parts)
 
 
+@exercise
 def dice_and_iou(dice: Any, iou: Any) -> str:
     """04, 1: the Dice of an IoU of 0.8742, and the IoU of a Dice of 0.8603."""
     return verdict(
@@ -124,6 +127,7 @@ def dice_and_iou(dice: Any, iou: Any) -> str:
     )
 
 
+@exercise
 def lowest_loss(epoch: Any, cost: Any, history: pd.DataFrame, objective: str) -> str:
     """04, 2: the epoch with the lowest validation loss, and what choosing it costs."""
     lowest, scores = history["val_loss"].idxmin(), history[f"val_{objective}"]
@@ -134,6 +138,7 @@ def lowest_loss(epoch: Any, cost: Any, history: pd.DataFrame, objective: str) ->
     )
 
 
+@exercise
 def healthy_batch(soft_dice: Any, cross_entropy: Any) -> str:
     """05, 1: by which factor two losses fall on a healthy batch from p = 0.01 to p = 0.0001."""
     right = np.log1p(-0.01) / np.log1p(-0.0001)
@@ -144,6 +149,7 @@ def healthy_batch(soft_dice: Any, cross_entropy: Any) -> str:
     )
 
 
+@exercise
 def overfitting_gap(best: Any, last: Any, history: pd.DataFrame, objective: str) -> str:
     """05, 2: how far training is ahead of validation in the best epoch and in the last one."""
     gap = history[objective] - history[f"val_{objective}"]
@@ -156,6 +162,7 @@ def overfitting_gap(best: Any, last: Any, history: pd.DataFrame, objective: str)
     )
 
 
+@exercise
 def missed_slices(missed: Any, false_alarms: Any, truth: np.ndarray, predicted: np.ndarray) -> str:
     """06, 1: slices whose lesion is missed altogether, and healthy slices with a prediction."""
     has_lesion, has_found = (mask.reshape(len(mask), -1).any(axis=1) for mask in (truth, predicted))
@@ -166,6 +173,7 @@ def missed_slices(missed: Any, false_alarms: Any, truth: np.ndarray, predicted: 
     )
 
 
+@exercise
 def best_threshold(threshold: Any, gain: Any, curve: pd.Series) -> str:
     """06, 2: the threshold with the highest Dice, and what it gains over one half."""
     return verdict(
@@ -175,6 +183,7 @@ def best_threshold(threshold: Any, gain: Any, curve: pd.Series) -> str:
     )
 
 
+@exercise
 def seed_spread(spread: Any, table: pd.DataFrame, varied: str) -> str:
     """07, 1: how far test scores of runs lie apart that differ only in their seed."""
     groups = table.groupby(["split", "objective", varied])["test"]
@@ -187,6 +196,7 @@ def seed_spread(spread: Any, table: pd.DataFrame, varied: str) -> str:
     )
 
 
+@exercise
 def flattery(flattered: Any, table: pd.DataFrame) -> str:
     """07, 2: how much a choice by test score would claim beyond the choice by validation."""
     rows = table[table["split"] == table["split"].iloc[-1]].dropna(subset="validation")
@@ -197,18 +207,19 @@ def flattery(flattered: Any, table: pd.DataFrame) -> str:
     )
 
 
+@exercise
 def gains(most: Any, losers: Any, before: pd.Series, after: pd.Series) -> str:
     """08, 1: the case that gains most from a recipe, and how many cases lose."""
     gain = (after - before).dropna()
-    if most is not ... and most != gain.idxmax():
+    if most != gain.idxmax():
         return f"{WRONG} most is {most!r}. Which case has the largest difference of its two Dice?"
     return verdict(
         f"{gain.idxmax()} gains {gain.max():.2f}. A mean hides who loses.",
-        ("most", 0 if most == gain.idxmax() else most, 0, ""),
         ("losers", losers, (gain < 0).sum(), "Count the cases with a lower Dice after.", 0),
     )
 
 
+@exercise
 def balanced_share(share: Any, patients: pd.Series, has_lesion: pd.Series) -> str:
     """08, 2: the share of slices with a lesion in a balanced epoch; it is drawn, so about."""
     right = 0.5 + 0.5 * has_lesion.groupby(patients.to_numpy()).mean().mean()
@@ -218,17 +229,16 @@ def balanced_share(share: Any, patients: pd.Series, has_lesion: pd.Series) -> st
     )
 
 
+@exercise
 def ml_by_threshold(low: Any, high: Any, levels: np.ndarray, voxel_ml: float) -> str:
     """09, 1: millilitres of lesion at the thresholds 0.25 and 0.75."""
     right = [float((levels >= 255 * limit).sum() * voxel_ml) for limit in (0.25, 0.75)]
     hint = "Count the voxels with levels >= 255 * threshold; each has voxel_ml millilitres."
-    return verdict(
-        "the higher the threshold, the less lesion.",
-        ("low", low, right[0], hint),
-        ("high", high, right[1], hint),
-    )
+    parts = ("low", low, right[0], hint), ("high", high, right[1], hint)
+    return verdict("the higher the threshold, the less lesion.", *parts)
 
 
+@exercise
 def ml_of_mask(ml: Any, mask: np.ndarray, affine: np.ndarray) -> str:
     """09, 2: millilitres of a mask file."""
     right = float(mask.sum() * abs(np.linalg.det(affine)) / 1000)
