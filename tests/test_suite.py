@@ -37,8 +37,10 @@ def _run(command, study, cwd):
 
 
 def _asserted(answer):
-    """Return the code of an answer; its last line, the check, must say that it is right."""
+    """Return the code of an answer; if its last line is a check, it must say that it is right."""
     *lines, check = answer.rstrip().splitlines()
+    if not check.startswith("exercises."):
+        return answer
     return "\n".join([*lines, f"said = {check}", "assert said.startswith('Right:'), said"])
 
 
