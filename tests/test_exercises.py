@@ -4,7 +4,6 @@ import inspect
 import re
 from types import SimpleNamespace
 
-import keras
 import nbformat
 import numpy as np
 import pandas as pd
@@ -13,13 +12,13 @@ from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.lessons import exercises
-from covseg_lib.lessons.checks import OPEN, RIGHT, WRONG
+from covseg_lib.lessons.exercises import OPEN, RIGHT, WRONG
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 CHECKS = {
     name: check
     for name, check in inspect.getmembers(exercises, inspect.isfunction)
-    if check.__module__ == exercises.__name__
+    if check.__module__ == exercises.__name__ and name[0] != "_"
 }
 # lesions of 100 to 110, the chest wall of 200, half of the lesion's pixels are 110
 IMAGE = np.array([[100, 110, 110, 100], [200, 200, 200, 200], [50, 50, 50, 50], [50, 50, 50, 105]])
@@ -68,7 +67,7 @@ CASES = {
     "healthy_batch": ((), (1, 100.5), [((1, 1), "cross_entropy is 1")]),
     "overfitting_gap": ((HISTORY, "iou"), (0.1, 0.3), [((0.3, 0.1), "best is")]),
     "missed_slices": ((FOUR, FOUND), (1, 1), [((0, 1), "no predicted pixel")]),
-    "best_threshold": ((CURVE,), (0.7, 0.1), [((0.5, 0), "highest")]),
+    "chosen_threshold": ((CURVE,), (0.7, 0.1), [((0.5, 0), "highest")]),
     "seed_spread": ((RUNS, "epochs"), (0.05,), [((0.15,), "of one setting")]),
     "flattery": ((RUNS,), (0.1,), [((0,), "chosen run")]),
 }
@@ -123,6 +122,8 @@ def test_no_setting_with_several_seeds_is_said():
 
 
 def test_the_formula_of_rows_is_keras():
+    import keras
+
     for h, f, p, s in [(7, 3, 2, 2), (6, 2, 0, 2), (16, 3, 2, 1), (7, 2, 0, 2)]:
         padded, ones = keras.ops.zeros((1, h + p, h + p, 1)), keras.ops.ones((f, f, 1, 1))
         rows = (h - f + p) // s + 1

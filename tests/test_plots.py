@@ -6,7 +6,7 @@ from PIL import Image
 
 from covseg_lib import files
 from covseg_lib.evaluation import metrics
-from covseg_lib.plots import charts, live, slice_plots
+from covseg_lib.plots import charts, run_plots, slice_plots
 
 RNG = np.random.default_rng(0)
 IMAGES, MASKS = RNG.random((3, 16, 16)), RNG.random((3, 16, 16)) > 0.7
@@ -31,7 +31,7 @@ def test_overlays_show_prediction_left_and_truth_right(tmp_path):
 def test_curves_mark_the_best_epoch(tmp_path):
     columns = ("dice", "loss", "val_dice", "val_loss")
     history = pd.DataFrame({"epoch": [1, 2, 3], **{name: [0.1, 0.2, 0.3] for name in columns}})
-    figure = live.training_curves(history, "dice")
+    figure = run_plots.training_curves(history, "dice")
     assert [ax.get_ylabel() for ax in figure.axes] == ["Dice", "loss"]
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["training", "validation", "best: epoch 3"]
