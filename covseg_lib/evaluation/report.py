@@ -65,8 +65,8 @@ def compare_numbers(study: Study) -> pd.DataFrame:
     -------
     DataFrame, one row a number: what, report, ours, verdict, why. The verdict is "reproduced" (the
     same, or inside our 95 % interval, if that is not wider than `NARROW`), "compatible" (inside a
-    wider interval, as many other numbers would be), "explained", "not reproduced", or "not
-    comparable" if the study has other slices, another split or another machine than the report.
+    wider interval, as many other numbers would be), "explained", "slip" (against the report's
+    own other numbers), "not reproduced", or "not comparable" if the study has other slices, another split or another machine than the report.
     """
     results = _read(study)
     table = _table_2_1(results)
@@ -153,7 +153,7 @@ def _slice_numbers(results):
         elif ours[name] == number:
             verdict, why = "reproduced", "the same count"
         else:
-            verdict = "explained"
+            verdict = "slip"
             why = f"the report's three sum to {total}, not {REPORT_SLICES['used']}: a wrong digit"
         yield what, number, ours[name], verdict, why
 
