@@ -66,7 +66,8 @@ def compare_numbers(study: Study) -> pd.DataFrame:
     DataFrame, one row a number: what, report, ours, verdict, why. The verdict is "reproduced" (the
     same, or inside our 95 % interval, if that is not wider than `NARROW`), "compatible" (inside a
     wider interval, as many other numbers would be), "explained", "slip" (against the report's
-    own other numbers), "not reproduced", or "not comparable" if the study has other slices, another split or another machine than the report.
+    own other numbers), "not reproduced", or "not comparable" (of other slices, another split or
+    another machine).
     """
     results = _read(study)
     table = _table_2_1(results)
