@@ -178,6 +178,10 @@ def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
 
 def test_pictures_and_charts_of_a_study(compared):
     assert len(run_plots.run_overlays(compared, "dice", 2).axes) == 4
+    table, _, masks, _ = run_plots._test_slices(compared, "dice")
+    largest = table.iloc[masks.sum(axis=(1, 2), dtype=int).argmax()]
+    first = run_plots.run_overlays(compared, "dice", 2).axes[0].get_title()
+    assert first.startswith(f"{largest['case']}, slice {largest['slice']}\nDice")
     assert len(run_plots.best_to_worst(compared, "dice", 1).axes) == 3
     run = models.load_run(compared, "dice_slice")
     assert run_plots.case_animation(compared, run).startswith(b"\x89PNG")

@@ -59,7 +59,7 @@ def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
     their other slices follow.
     """
     table, images, masks, found = _test_slices(study, run)
-    cases, sizes = table["case"].to_numpy(), masks.sum(axis=(1, 2))
+    cases, sizes = table["case"].to_numpy(), masks.sum(axis=(1, 2), dtype=int)
     order = np.argsort(-sizes, kind="stable")
     _, largest = np.unique(cases[order], return_index=True)  # of each case
     rows = order[[*sorted(largest), *sorted(set(range(len(order))) - set(largest))]][:count]

@@ -175,7 +175,10 @@ def _colour_errors(found, truth):
 
 def _add_legend(figure, colours=ERRORS):
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    size = min(10, 2 * figure.get_figwidth())  # three names fit a narrow figure, too
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=size
+    )
 
 
 def _grid(rows, columns, width=2.6):
