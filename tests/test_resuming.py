@@ -279,7 +279,7 @@ def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(
 
 
 def test_a_study_that_vanishes_is_named_and_not_made_again(tiny_study, recipe):
-    """The backup of the last epoch may still have been written at that moment, so it may be lost."""
+    """The backup of the last epoch may just be written then, so it may be lost."""
     away = tiny_study.root.with_name("unmounted")
 
     def unmount(epoch, model):
