@@ -101,7 +101,7 @@ def normalising_scales(
     normalisation : "dataset", "volume" or "landmarks"
         "dataset" changes nothing: all volumes share mean and standard deviation, as in the report.
         "volume" gives each volume a mean of 0 and a standard deviation of 1. "landmarks" maps the
-        lower quartile of a volume's lungs, which is healthy lung, to -1, and the median of its soft
+        10 % quantile of a volume's lungs, which is healthy lung, to -1, and the median of its soft
         tissue to 1.
     lungs : (N, size, size, 1) uint8 array, for "landmarks"
     tissue : (low, high)
@@ -137,7 +137,7 @@ def normalising_scales(
 
 
 def _landmarks(case, volume, lungs, tissue):
-    """Return the lower quartile of the lungs and the median of the soft tissue."""
+    """Return the 10 % quantile of the lungs and the median of the soft tissue."""
     if lungs is None:
         raise ValueError(
             'normalisation="landmarks" needs lung masks: set lungs to "given", or to the name of a '
