@@ -12,7 +12,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.data import preprocessing
@@ -38,17 +37,13 @@ def _run(command, study, cwd):
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory, project):
-    """All notebooks and the answers to their exercises, under nbval against the committed outputs.
+    """The teachers' copies, which have the answers as cells, under nbval against committed outputs.
 
     A study, and what nbval said.
     """
     folder = tmp_path_factory.mktemp("walk")
     study = Study(folder / "study")
-    (folder / "notebooks").mkdir()
-    for path in notebooks.find_notebooks():
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells += [nbformat.v4.new_code_cell(code) for code in answers(notebook)]
-        nbformat.write(notebook, folder / "notebooks" / path.name)
+    notebooks.copy_notebooks(folder / "notebooks", "teachers")
     return study, _run([*NBVAL, str(folder / "notebooks")], study, project)
 
 
