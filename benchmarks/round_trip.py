@@ -17,7 +17,7 @@ import pandas as pd
 
 from covseg_lib.data import cases
 from covseg_lib.evaluation import metrics
-from covseg_lib.images import nifti, resizing, volumes
+from covseg_lib.images import geometry, nifti, resizing, volumes
 from covseg_lib.scans import segment
 from covseg_lib.settings import LESION_THRESHOLD
 
@@ -27,7 +27,7 @@ WAYS = [(1, None), (2, None), (1, 256), (2, 256), (2, 128), (2, 64)]  # step; si
 def send_there_and_back(case, step, size, folder):
     """Return the Dice of a case's mask and its copy, and whether all voxels are identical."""
     mask, header = volumes.read_volume(case.mask, step)
-    back = np.zeros(nifti.upright_shape(header), np.uint8)
+    back = np.zeros(geometry.upright_shape(header), np.uint8)
     for number, lesions in enumerate((mask > 0).astype(np.uint8)):
         small = resizing.resize_mask(lesions, (size, size)) if size else lesions
         back[number] = segment.to_scan(small, header, step) >= LESION_THRESHOLD

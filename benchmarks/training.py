@@ -29,8 +29,8 @@ BATCH, WARM_UP = 8, 2
 GFLOP = 72  # a training step of one slice of 256 x 256, counted from the layers
 
 
-def keras_plain(images, masks, fit=True):
-    """Train as in the report's listings: `fit` on arrays, float32, Keras' initialisers and Adam."""
+def keras_unet(shape):
+    """Return the report's network as in its listings, compiled: float32, Keras' defaults, Adam."""
     import keras
     from keras import layers
 
@@ -38,7 +38,7 @@ def keras_plain(images, masks, fit=True):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         return layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
 
-    inputs = x = keras.Input(images.shape[1:])
+    inputs = x = keras.Input(shape)
     skips = []
     for filters in (32, 64, 128, 256):
         skips.append(twice(x, filters))
@@ -49,6 +49,12 @@ def keras_plain(images, masks, fit=True):
         x = twice(layers.concatenate([x, skips.pop()]), filters)
     model = keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def keras_plain(images, masks, fit=True):
+    """Train as in the report's listings: `fit` on arrays."""
+    model = keras_unet(images.shape[1:])
     if not fit:
         return lambda first, last: [
             model.train_on_batch(images[start : start + BATCH], masks[start : start + BATCH])
@@ -64,8 +70,8 @@ def keras_steps(images, masks):
     return keras_plain(images, masks, fit=False)
 
 
-def torch_plain(images, masks, channels_last=False, bfloat16=False):
-    """Train the same network in plain PyTorch, float32."""
+def torch_unet():
+    """Return the same network in PyTorch; it returns logits."""
     import torch
     from torch import nn
 
@@ -98,9 +104,18 @@ def torch_plain(images, masks, channels_last=False, bfloat16=False):
                 x = merge(torch.cat([skips.pop(), up(x)], dim=1))
             return self.last(x)
 
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = UNet().to(memory_format=layout)
+    model = UNet()
     assert sum(weights.numel() for weights in model.parameters()) == 7_759_521
+    return model
+
+
+def torch_plain(images, masks, channels_last=False, bfloat16=False):
+    """Train the same network in plain PyTorch, float32."""
+    import torch
+    from torch import nn
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = torch_unet().to(memory_format=layout)
     optimizer, loss_of = torch.optim.Adam(model.parameters()), nn.BCEWithLogitsLoss()
 
     def train(first, last):
@@ -153,7 +168,9 @@ def ours(images, masks, precision="auto", xla=False):
     if xla:
         model.jit_compile = True
     return lambda first, last: model.fit(
-        Batches(images, masks, np.arange(first, last), BATCH, seed=0), shuffle=False, verbose=0
+        Batches(images, masks, np.arange(first, last), BATCH, seed=0).for_fit(),
+        shuffle=False,
+        verbose=0,
     )
 
 

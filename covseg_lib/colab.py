@@ -111,15 +111,19 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
 
 
 def end_runtime(wanted: bool) -> None:
-    """On Colab, end the runtime after the cell that calls this, if wanted; Drive is saved first."""
+    """On Colab, end the runtime after the cell with `study.listing`, if wanted.
+
+    Drive is saved first.
+    """
     if as_bool("END_RUNTIME", wanted) and "google.colab" in sys.modules:
         from google.colab import drive as google_drive
         from google.colab import runtime
         from IPython import get_ipython
 
-        def end(_):
-            google_drive.flush_and_unmount()
-            runtime.unassign()
+        def end(result):
+            if "study.listing(" in result.info.raw_cell:
+                google_drive.flush_and_unmount()
+                runtime.unassign()
 
         get_ipython().events.register("post_run_cell", end)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -83,6 +84,21 @@ def default_workers() -> int:
         return 1
     fitting = int(psutil.virtual_memory().available // BYTES_PER_NOTEBOOK)
     return min(MAX_NOTEBOOKS, max(1, fitting))
+
+
+def prepare_kernels() -> None:
+    """Set environment variables of the kernels that are started from now on, unless they are set.
+
+    TensorFlow's log, which breaks the progress bar, is turned off. On a GPU, JAX and TensorFlow
+    write what they have compiled into ~/.cache/covseg, so the next run of the same network and
+    batch size starts at once.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if colab.has_gpu():
+        folder = Path.home() / ".cache" / "covseg"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
+        flag = f"--tf_xla_persistent_cache_directory={folder / 'tensorflow'}"
+        os.environ.setdefault("TF_XLA_FLAGS", flag)
 
 
 @contextlib.contextmanager

@@ -20,21 +20,25 @@ class Reading:
     step : every `step`-th row and column is kept
     intensities : "auto", "hu" or "grey", see `intensities.intensity_unit`
     lesion_labels : the values of a mask that are lesion; empty: all above 0
+    orientation : where the axes of files point, see `geometry.state_orientation`; "": as they say
     """
 
     window_hu: tuple[float, float] = LUNG_WINDOW_HU
     step: int = 1
     intensities: str = "auto"
     lesion_labels: tuple[int, ...] = ()
+    orientation: str = ""
 
-
-DEFAULT_READING = Reading()
+    def __post_init__(self):
+        for name in ("window_hu", "step", "intensities", "lesion_labels", "orientation"):
+            check_setting(name, getattr(self, name))
 
 
 def reading_of(settings: dict[str, Any]) -> Reading:
     """Return how the scans of a study with these settings are read."""
     window, labels = tuple(settings["window_hu"]), tuple(settings["lesion_labels"])
-    return Reading(window, settings["step"], settings["intensities"], labels)
+    intensities, orientation = settings["intensities"], settings["orientation"]
+    return Reading(window, settings["step"], intensities, labels, orientation)
 
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -49,6 +53,7 @@ REPORT_PROFILE: dict[str, Any] = {
     "step": 2,
     "intensities": "auto",
     "lesion_labels": [],
+    "orientation": "",
     "size": 256,
     "split": "slice",
     "folds": 5,
@@ -166,6 +171,12 @@ def _are_labels(value):
     return isinstance(value, (list, tuple)) and all(_is_int(1)(label) for label in value)
 
 
+def is_orientation(value: Any) -> bool:
+    """Return whether a value is three letters, one for each axis of the body, as LPS; or empty."""
+    axes = {"L": 0, "R": 0, "A": 1, "P": 1, "I": 2, "S": 2}
+    return value == "" or sorted(axes.get(letter, -1) for letter in str(value)) == [0, 1, 2]
+
+
 def _is_text(value):
     return isinstance(value, (str, Path))
 
@@ -177,7 +188,12 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "step": ("an integer, 1 or higher", _is_int(1)),
     "intensities": (f"one of {', '.join(INTENSITIES)}", INTENSITIES.__contains__),
     "lesion_labels": ("a list of whole numbers above 0, as [3]", _are_labels),
+    "orientation": (
+        "three letters that say where the axes of the files point: L or R, A or P, I or S, as LPS",
+        is_orientation,
+    ),
     "size": ("an integer, 16 or higher", _is_int(16)),
     "folds": ("an integer, 3 or higher: train, validation and test need one each", _is_int(3)),
     "seed": ("an integer, 0 or higher", _is_int(0)),
 }
+DEFAULT_READING = Reading()

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.settings import OBJECTIVE_NAMES, merge_settings, plan_settings
+from covseg_lib.settings import (
+    OBJECTIVE_NAMES,
+    Reading,
+    merge_settings,
+    plan_settings,
+    reading_of,
+)
 
 if TYPE_CHECKING:  # Matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -153,6 +159,10 @@ class Study:
         """Return the settings of study.json, replaced by those `overrides` that are not None."""
         stored = files.read_json(self.need("settings"))
         return merge_settings(stored["settings"], overrides)
+
+    def reading(self) -> Reading:
+        """Return how the scans of this study are read."""
+        return reading_of(self.settings())
 
     def listing(self, *names: str, **parts: str) -> pd.DataFrame:
         """Return a table of files and their sizes: columns file and MB.

@@ -89,7 +89,7 @@ class Runtime:
         }
 
     def run_set_up(self):
-        code = f'STUDY = ""\n{set_up_cell()}\nprint("library:", colab.PROJECT)'
+        code = f'STUDY, END_RUNTIME = "", False\n{set_up_cell()}\nprint("library:", colab.PROJECT)'
         command = [self.python, "-c", code]
         return subprocess.run(
             command, cwd=self.content, env=self.environment, capture_output=True, text=True

@@ -21,8 +21,8 @@ BADGES = (
     "Tested with Colab's runtime of `{runtime}`",
 )
 SET_UP = """\
-# Set-up, the same in every notebook. It finds the project or fetches it, and installs what is
-# missing. On Colab it mounts Drive first.
+#@title Set-up, the same in every notebook: run it, there is no need to read it
+# It finds the project or fetches it, and installs what is missing. On Colab it mounts Drive first.
 import os, pathlib, subprocess, sys
 
 on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
@@ -44,12 +44,12 @@ from covseg_lib import colab
 
 colab.install_missing()
 colab.explain_failed_imports()
+colab.end_runtime(END_RUNTIME)  # when the list of files at the end is shown
 STUDY = STUDY or str(colab.study_folder())
 print(f"study: {STUDY}\\ndevice: {colab.device()}")"""
 END_PARAMETER = """
 #@markdown Ticked: end Colab's runtime when this notebook is done, so that it costs nothing more
 END_RUNTIME = False  #@param {type:"boolean"}"""
-END = "colab.end_runtime(END_RUNTIME)"
 
 
 def put_parts(path, ours):
@@ -62,10 +62,6 @@ def put_parts(path, ours):
     set_up.source = SET_UP.replace("{repository}", ours)
     if "\nEND_RUNTIME = " not in parameters.source:
         parameters.source += "\n" + END_PARAMETER
-    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
-    if END not in last.source:  # above the value that the cell shows
-        *lines, value = last.source.split("\n")
-        last.source = "\n".join([*lines, END, value])
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             pages = rf"](https://github.com/{ours}/blob/main/docs/"

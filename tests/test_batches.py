@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from covseg_lib.data import preprocessing
-from covseg_lib.training import batches
+from covseg_lib.training import batches, devices
 
 
 @pytest.fixture
@@ -93,6 +93,45 @@ def test_without_selection_validation_slices_are_trained_on(tiny_study, tiny_rec
     allowed = preprocessing.subset_rows(tiny_study, "train", "validation")
     assert sorted(np.concatenate(train.batches)) == sorted(allowed)
     assert set(np.concatenate(validation.batches)) < set(allowed)
+
+
+def test_tensorflow_reads_the_batches_in_the_order_of_the_epoch(tiny_study, tiny_recipe):
+    pytest.importorskip("tensorflow")
+    train, _ = batches.make_batches(tiny_study, tiny_recipe)
+    read = train.for_fit()
+    assert (read.rows == train.rows).all()
+    for epoch in (0, 1):
+        train.shuffle(epoch)
+        found = list(read.as_numpy_iterator())
+        assert len(found) == len(train) == len(read)
+        for number, pair in enumerate(found):
+            assert all((a == b).all() for a, b in zip(pair, train[number], strict=True))
+
+
+def test_threads_prepare_augmented_batches_only(tiny_study, tiny_recipe):
+    plain, validation = batches.make_batches(tiny_study, tiny_recipe)
+    augmented, _ = batches.make_batches(tiny_study, replace(tiny_recipe, augmentation=True))
+    assert (plain.workers, validation.workers, augmented.workers) == (1, 1, 2)
+    assert augmented.for_fit() is augmented
+
+
+@pytest.mark.parametrize(
+    ("size", "devices_used", "training", "validation"),
+    [(8, 1, 8, 5), (4, 1, 4, 4), (7, 2, 8, 5)],  # of 15 and 5 slices; 4 does not divide 5
+)
+def test_where_each_size_is_compiled_batches_have_one(
+    tiny_study, tiny_recipe, monkeypatch, size, devices_used, training, validation
+):
+    monkeypatch.setattr(devices, "compiles_each_size", lambda: True)
+    recipe = replace(tiny_recipe, batch_size=size)
+    train, held_out = batches.make_batches(tiny_study, recipe, (devices_used, 0, 1))
+    assert {len(batch) for batch in train.batches} == {training}
+    order = np.random.default_rng((0, 0)).permutation(train.rows)
+    for number, batch in enumerate(train.batches):
+        own = order[number * size : (number + 1) * size]
+        assert (batch == np.resize(own, training)).all()  # the last is filled by its own slices
+    assert held_out.batch_size == validation
+    assert set(np.concatenate(held_out.batches)) == set(held_out.rows)
 
 
 def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import after_epoch
 
-from covseg_lib.plots import live
+from covseg_lib.plots import run_plots
 from covseg_lib.training import trainer
 
 
@@ -117,7 +117,7 @@ def displayed(monkeypatch):
 
 
 def test_live_curves_replace_each_other(tiny_study, tiny_recipe, displayed):
-    curves = live.LiveCurves(tiny_study, tiny_recipe, every=2)
+    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=2)
     trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[curves])
     assert displayed == [
         ("displayed", [1, 2], "epoch 2: predicted (orange), true (blue)"),
@@ -129,12 +129,12 @@ def test_live_curves_of_a_resumed_training_begin_at_its_first_epoch(
     tiny_study, tiny_recipe, displayed
 ):
     trainer.train(tiny_recipe, tiny_study)
-    curves = live.LiveCurves(tiny_study, tiny_recipe, every=3)
+    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=3)
     trainer.train(replace(tiny_recipe, epochs=3), tiny_study, callbacks=[curves])
     assert [epochs for _, epochs, _ in displayed] == [[1, 2, 3]]
 
 
 def test_live_curves_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
-    curves = live.LiveCurves(tiny_study, tiny_recipe, every=0)
+    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=0)
     trainer.train(tiny_recipe, tiny_study, callbacks=[curves])
     assert displayed == []

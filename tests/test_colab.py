@@ -13,7 +13,6 @@ from colab_runtime import Runtime, set_up_cell
 from nbclient.exceptions import CellExecutionError
 
 from covseg_lib import colab
-from covseg_lib.batch import notebooks
 from covseg_lib.data import phantom, sources
 
 
@@ -153,7 +152,7 @@ def test_a_package_that_colab_has_in_a_wrong_version_names_the_runtime(runtime, 
 def test_an_import_that_fails_names_the_runtime(runtime, project, tmp_path, code, names_it):
     runtime.put_project(project, runtime.on_drive / "covseg")
     (tmp_path / "site" / "broken.py").write_text("import numpy\nnumpy.no_such_name\n")
-    cells = [f'STUDY = ""\n{set_up_cell()}', code]
+    cells = [f'STUDY, END_RUNTIME = "", False\n{set_up_cell()}', code]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     with pytest.raises(CellExecutionError):
         runtime.run(notebook)
@@ -169,13 +168,12 @@ def test_an_import_that_fails_names_the_runtime(runtime, project, tmp_path, code
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_runtime_ends_after_the_last_cell_if_wanted(runtime, project, wanted):
     runtime.put_project(project, runtime.on_drive / "covseg")
-    notebook = nbformat.read(notebooks.find_notebooks()[1], as_version=4)
-    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
-    last.source = last.source.replace('study.listing("settings", "sliced_data")', "print('made')")
-    set_up = f'STUDY = ""\nEND_RUNTIME = {wanted}\n{set_up_cell()}'
-    notebook.cells = [nbformat.v4.new_code_cell(set_up), last]
+    set_up = f'STUDY, END_RUNTIME = "", {wanted}\n{set_up_cell()}'
+    cells = [set_up, "print('begun')", "print('made')  # study.listing(...)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     printed = runtime.run(notebook)
-    assert printed.endswith("made\nDrive is saved\nthe runtime ends\n" if wanted else "made\n")
+    ended = "Drive is saved\nthe runtime ends\n" if wanted else ""
+    assert printed.endswith(f"begun\nmade\n{ended}")
 
 
 def test_jupyter_never_reaches_colab(project):

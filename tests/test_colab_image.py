@@ -94,7 +94,7 @@ def test_a_numpy_that_is_pinned_to_another_version_names_the_runtime(tmp_path, p
 
 def test_an_import_that_fails_names_the_runtime(image):
     """By Colab's own IPython."""
-    cells = [f'STUDY = ""\n{set_up_cell()}', "import no_such_package"]
+    cells = [f'STUDY, END_RUNTIME = "", False\n{set_up_cell()}', "import no_such_package"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     with pytest.raises(CellExecutionError):
         image.run(notebook)

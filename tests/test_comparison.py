@@ -178,6 +178,10 @@ def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
 
 def test_pictures_and_charts_of_a_study(compared):
     assert len(run_plots.run_overlays(compared, "dice", 2).axes) == 4
+    table, _, masks, _ = run_plots._test_slices(compared, "dice")
+    largest = table.iloc[masks.sum(axis=(1, 2), dtype=int).argmax()]
+    first = run_plots.run_overlays(compared, "dice", 2).axes[0].get_title()
+    assert first.startswith(f"{largest['case']}, slice {largest['slice']}\nDice")
     assert len(run_plots.best_to_worst(compared, "dice", 1).axes) == 3
     run = models.load_run(compared, "dice_slice")
     assert run_plots.case_animation(compared, run).startswith(b"\x89PNG")
@@ -336,9 +340,9 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
     assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [
         661,
         25,
-        "another question",
+        "not comparable",
     ]
-    assert numbers.loc["dice_slice model, dice, test", "verdict"] == "another question"
+    assert numbers.loc["dice_slice model, dice, test", "verdict"] == "not comparable"
     assert numbers.loc["dice model, total_s from its epochs", ["ours", "verdict"]].tolist() == [
         4333,
         "explained",
@@ -361,7 +365,7 @@ def test_the_command_prints_the_tables_though_07_comes_after_06(compared, monkey
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
     monkeypatch.setattr(report, "is_report_data", lambda listed: True)
     numbers = report.compare_numbers(compared).set_index("what")
-    assert numbers.loc["slices, train (split by slices)", "verdict"] == "explained"
+    assert numbers.loc["slices, train (split by slices)", "verdict"] == "slip"
     of_model = {"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0], "patients": [5, 5]}
     intervals = pd.DataFrame(of_model, index=["m", "(empty mask)"])
     reason = "5 patients, 0.70 to 0.90; the empty mask has 0.000"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from covseg_lib import colab
+from covseg_lib import colab, parallel
 from covseg_lib.study import Study
 from covseg_lib.training import devices, models
 
@@ -53,6 +53,58 @@ def test_what_is_asked_for_is_taken_and_nonsense_refused():
     assert devices.dtype_policy("mixed_float16") == "mixed_float16"
     with pytest.raises(ValueError, match="no precision 'fp8': choose one of auto, float32"):
         devices.dtype_policy("fp8")
+
+
+def test_kernels_share_compiled_networks_on_a_gpu_only(monkeypatch):
+    variables = {"HOME": "/home/alice", "TF_XLA_FLAGS": "mine"}
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(colab, "has_gpu", lambda: False)
+    parallel.prepare_kernels()
+    assert variables.keys() == {"HOME", "TF_XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL"}
+    monkeypatch.setattr(colab, "has_gpu", lambda: True)
+    parallel.prepare_kernels()
+    assert variables["JAX_COMPILATION_CACHE_DIR"] == "/home/alice/.cache/covseg/jax"
+    assert variables["TF_XLA_FLAGS"] == "mine"
+
+
+COMPILED = """
+import logging, os, re, sys
+os.environ["KERAS_BACKEND"] = "jax"
+import jax
+jax.config.update("jax_log_compiles", True)
+found = []
+
+class Note(logging.Handler):
+    def emit(self, record):
+        found.extend(re.findall(r"^Compiling (?:jit.)?((?:train|test)_step)", record.getMessage()))
+
+logging.getLogger("jax").addHandler(Note())
+from dataclasses import replace
+from covseg_lib.training import devices, recipes, trainer
+from covseg_lib.study import Study
+study = Study(sys.argv[1])
+options = {"base_filters": 2, "batch_size": 4, "precision": "float32"}
+recipe = replace(recipes.make_recipe(study, "dice", epochs=2, **options), depth=1)
+host = trainer.train(recipe, study, log=lambda line: None)
+print(sorted(found))
+devices.list_devices = lambda: ["gpu:0"]
+recipe = replace(recipe, run="on_device")
+with trainer.open_training(recipe, study, log=lambda line: None) as training:
+    assert isinstance(training.batches.images.images, jax.Array)
+    assert isinstance(training.batches[0][0], jax.Array)
+device = trainer.train(recipe, study, resume=False, log=lambda line: None)
+columns = ["loss", "dice", "val_loss", "val_dice"]
+assert (device.history[columns] == host.history[columns]).all(axis=None)
+"""
+
+
+@pytest.mark.slow
+def test_jax_compiles_once_and_slices_may_lie_on_the_device(tiny_study, project):
+    """Of 15 training slices the last batch has 3 of its own, of 5 validation slices none is 4."""
+    pytest.importorskip("jax")
+    command = [sys.executable, "-c", COMPILED, str(tiny_study.root)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.stdout == "['test_step', 'test_step', 'train_step']\n", done.stderr
 
 
 TRAINED = """

@@ -13,6 +13,9 @@ from covseg_lib.training.objectives import OBJECTIVES
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 TRAINING = [name for name in NOTEBOOKS if "_train_" in name]
+WITH_CHECKS = [name for name in NOTEBOOKS if name < "08"]  # the exercises of 08 and 09 have none
+CHECK = r"^\s*assert |^exercises\."  # what says that an answer is right
+MOST_WORDS = 60  # of a paragraph
 every = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
@@ -42,7 +45,8 @@ def test_title_parameters_set_up_imports_come_first(name):
     for said in ("**Needs**", "**Makes**", "**Time**", f"/notebooks/{name}.ipynb"):
         assert said in title.source
     assert parameters.metadata.tags == ["parameters"]
-    assert set_up.source.startswith("# Set-up, the same in every notebook.")
+    assert set_up.source.startswith("#@title Set-up, the same in every notebook")
+    assert parameters.metadata.cellView == set_up.metadata.cellView == "form"  # Colab folds them
     assert "from covseg_lib" in imports.source
 
 
@@ -53,16 +57,39 @@ def test_set_up_is_the_same_in_all(name):
     )
 
 
+def _training_cells(name):
+    """Return the cells from the recipe to what the training made, which are tagged so."""
+    return [cell for cell in NOTEBOOKS[name].cells if "training" in cell.metadata.get("tags", [])]
+
+
 @pytest.mark.parametrize("name", TRAINING)
-def test_training_notebooks_differ_in_parameters_only(name):
-    first = _code(TRAINING[0])
-    for number, (ours, theirs) in enumerate(zip(_code(name), first, strict=True)):
-        if number:
-            assert ours == theirs, f"code cell {number} of {name} differs from {TRAINING[0]}'s"
+def test_training_cells_are_the_same_in_03_04_and_05(name):
+    ours, first = _training_cells(name), _training_cells(TRAINING[0])
+    assert [(cell.source, cell.metadata) for cell in ours] == [
+        (cell.source, cell.metadata) for cell in first
+    ]
+    code = "\n".join(cell.source for cell in ours)
+    steps = ("make_recipe(", "build_model(", ".compile(", ".fit(", "training_curves(", ".listing(")
+    places = [code.index(step) for step in steps]
+    assert places == sorted(places)
     objective = name.rsplit("_", 1)[1]
-    assert _code(name)[0] == first[0].replace(
+    assert _code(name)[0] == _code(TRAINING[0])[0].replace(
         'OBJECTIVE = "accuracy"', f'OBJECTIVE = "{objective}"'
     )
+
+
+def test_only_03_draws_the_network_its_maps_and_its_source():
+    for said in ("architecture(", "feature_maps(", "getsource(unet.build_unet)"):
+        assert [name for name in NOTEBOOKS if said in "\n".join(_code(name))] == [TRAINING[0]]
+
+
+@every
+def test_no_paragraph_is_long(name):
+    for cell in NOTEBOOKS[name].cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"```.*?```|\]\([^)]*\)", "", cell.source, flags=re.DOTALL)
+            for paragraph in re.split(r"\n\n|^(?=\d\. )|\|", text, flags=re.MULTILINE):
+                assert len(re.findall(r"[^\W\d_][\w'-]*", paragraph)) <= MOST_WORDS, paragraph
 
 
 @every
@@ -91,16 +118,37 @@ def test_cells_are_few_and_short(name):
 
 @every
 def test_every_exercise_has_its_answer_folded_at_the_end(name):
-    exercises, folded = NOTEBOOKS[name].cells[-2:]
-    assert exercises.source.startswith("## Exercises\n")
-    questions = re.findall(r"^(\d+)\. ", exercises.source, re.M)
+    cells = NOTEBOOKS[name].cells
+    asked, *to_fill, folded = cells[_place_of_exercises(cells) :]
+    questions = _questions(asked)
     assert questions == [str(number) for number in range(1, len(questions) + 1)]
     assert len(questions) >= 2
     assert re.findall(r"^<summary>Answer (\d+):", folded.source, re.M) == questions
     assert folded.source.count("<details>") == folded.source.count("</details>") == len(questions)
-    assert [bool(re.search(r"^\s*assert ", code, re.M)) for code in answers(NOTEBOOKS[name])] == [
-        True
-    ] * len(questions)
+    checked = [bool(re.search(CHECK, code, re.M)) for code in answers(NOTEBOOKS[name])]
+    assert checked == [True] * len(questions)
+    assert len(to_fill) == (len(questions) if name in WITH_CHECKS else 0)
+
+
+@pytest.mark.parametrize("name", WITH_CHECKS)
+def test_every_exercise_has_a_cell_to_fill_in_with_a_check(name):
+    cells = NOTEBOOKS[name].cells
+    asked, *to_fill, _ = cells[_place_of_exercises(cells) :]
+    for number, cell in zip(_questions(asked), to_fill, strict=True):
+        first, *_, check = cell.source.splitlines()
+        assert first.startswith(f"# Exercise {number}: put your answer")
+        assert first.endswith("in place of ..., then run this cell")
+        assert re.search(r"^\w+(?:, \w+)* = \.\.\.", cell.source, re.M)
+        assert check.startswith("exercises.")
+
+
+def _place_of_exercises(cells):
+    (place,) = [n for n, cell in enumerate(cells) if "## Exercises\n" in cell.source]
+    return place
+
+
+def _questions(cell):
+    return re.findall(r"^(\d+)\. ", cell.source.split("## Exercises\n")[1], re.M)
 
 
 @every

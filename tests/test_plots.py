@@ -6,7 +6,7 @@ from PIL import Image
 
 from covseg_lib import files
 from covseg_lib.evaluation import metrics
-from covseg_lib.plots import charts, live, slice_plots
+from covseg_lib.plots import charts, run_plots, slice_plots
 
 RNG = np.random.default_rng(0)
 IMAGES, MASKS = RNG.random((3, 16, 16)), RNG.random((3, 16, 16)) > 0.7
@@ -19,7 +19,9 @@ def _drawn(figure, tmp_path):
 
 def test_overlays_show_prediction_left_and_truth_right(tmp_path):
     figure = slice_plots.overlays(IMAGES, MASKS, ~MASKS, ["a", "b", "c"])
-    assert [ax.get_title() for ax in figure.axes[:2]] == ["a\npredicted", "a\ntrue"]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["a\nDice 0.00", "a\ntrue"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["predicted", "true"]
     left, right = (ax.images[1].get_array()[..., 3] > 0 for ax in figure.axes[:2])
     assert (left == MASKS[0]).all()
     assert (right == ~MASKS[0]).all()
@@ -29,7 +31,7 @@ def test_overlays_show_prediction_left_and_truth_right(tmp_path):
 def test_curves_mark_the_best_epoch(tmp_path):
     columns = ("dice", "loss", "val_dice", "val_loss")
     history = pd.DataFrame({"epoch": [1, 2, 3], **{name: [0.1, 0.2, 0.3] for name in columns}})
-    figure = live.training_curves(history, "dice")
+    figure = run_plots.training_curves(history, "dice")
     assert [ax.get_ylabel() for ax in figure.axes] == ["Dice", "loss"]
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["training", "validation", "best: epoch 3"]
@@ -65,7 +67,6 @@ SCORES = pd.DataFrame(
     {name: [0.5, 0] for name in metrics.METRICS}, KEYS.set_names(["split", "model"])
 )
 INTERVALS = SCORES.assign(low=[0.4, np.nan], high=[0.6, np.nan], patients=3)
-METHODS = pd.DataFrame({"whole slice": [0.2, 0.4], "in the lung field": [0, 1]}, ["a", "b"])
 BY_THRESHOLD = pd.DataFrame({("slice", "dice"): [0.5, 0.7, 0.6]}, [0.3, 0.5, 0.7])
 SPLITS, MM = ["slice", "slice", "patient"], [1, 6, np.inf]
 BY_DISTANCE = pd.DataFrame({"split": SPLITS, "mm": MM, "dice": [0.9, 0.8, 0.3]})
@@ -81,7 +82,6 @@ SMALL = IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]
         (lambda: charts.histograms(IMAGES, IMAGES - 0.5), "patches", 2 * (60 + 1)),
         (lambda: charts.split_bars(SLICES, SUBSETS), "patches", 3 * 2),
         (lambda: charts.score_bars(SCORES), "patches", 2 * len(metrics.METRICS)),
-        (lambda: charts.method_bars(METHODS), "patches", 4),
         (lambda: charts.interval_bars(INTERVALS), "lines", 2 * 2),
         (lambda: charts.threshold_curves(BY_THRESHOLD), "lines", 2),
         (lambda: charts.dice_by_distance_chart(BY_DISTANCE), "lines", 2 * 2),
@@ -117,3 +117,16 @@ def test_runs_are_drawn_to_scale_with_a_band_where_a_setting_has_several():
     named = table.assign(precision=["auto", "float32", "auto"])
     left, _ = charts.sweep_chart(named, "precision", "dice").axes
     assert [label.get_text() for label in left.get_xticklabels()] == ["auto", "float32"]
+
+
+def test_two_patients_get_no_interval_and_models_are_not_called_like_metrics():
+    two = charts.interval_bars(INTERVALS.assign(patients=2)).axes[0]
+    assert len(two.lines) == 2  # the scores alone
+    names = [label.get_text() for label in two.get_yticklabels()]
+    assert names[0] == "dice model, slice split, 2 patients"
+    assert names[1] == "(empty mask), slice split, 2 patients"
+
+
+def test_short_trainings_are_shown_in_seconds():
+    table = pd.DataFrame({"objective": "dice", "validation": [0.5], "total_s": [21], "epochs": [3]})
+    assert charts.sweep_chart(table, "epochs", "dice").axes[1].get_xlabel() == "seconds of training"

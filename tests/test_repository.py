@@ -45,7 +45,7 @@ def test_the_shared_parts_are_in_every_notebook(path, project, tmp_path):
 
 
 def test_the_runtime_that_is_named_is_the_one_whose_packages_are_listed(project):
-    path, date = find_list(project)
+    _, date = find_list(project)
     assert date == colab.TESTED_RUNTIME
     assert f"runtime of {date}" in (project / "README.md").read_text()
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from conftest import LPS, write_volume
 
 from covseg_lib.__main__ import main
-from covseg_lib.images import nifti, volumes
+from covseg_lib.images import geometry, nifti, volumes
 from covseg_lib.scans import jobs, segment, segmenters
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import Reading
@@ -39,7 +39,7 @@ def _scan(path, affine, codes=(1, 1), kind=nib.Nifti1Image, dtype=np.int16):
 
 
 def _write_all_ones(folder, header):
-    ones = np.ones(nifti.upright_shape(header), np.uint8)
+    ones = np.ones(geometry.upright_shape(header), np.uint8)
     nifti.write_mask(folder / "mask.nii.gz", ones, header, "lesion mask by run dice")
     nifti.write_probabilities(folder / "map.nii", ones * 51, header)
 
@@ -182,9 +182,9 @@ def test_lesion_volume_by_hand(bright, tmp_path):
 def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
     header = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-2, 3, 5, 1])).header
     header.set_xyzt_units(unit)
-    assert nifti.voxel_ml(header) == pytest.approx(ml)
+    assert geometry.voxel_ml(header) == pytest.approx(ml)
     header["pixdim"][1:4] = 1  # the affine counts, here as well
-    assert np.prod(nifti.spacing_mm(header)) / 1000 == pytest.approx(ml)
+    assert np.prod(geometry.spacing_mm(header)) / 1000 == pytest.approx(ml)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(run_folder, tmp_path):
     command += ["--lungs", mask, "--table", table, "--preview", previews, "--threshold", "0.9"]
     done = CliRunner().invoke(main, [*map(str, command), "--smallest", "1", "--mirror"])
     assert done.exit_code == 0, done.output
-    assert "WARNING: scan.nii.gz is unlike the training scans: the mean grey" in done.output
+    assert "WARNING: scan.nii.gz: the mean grey" in done.output
     row = files.read_csv(table).iloc[0]
     assert (row["case"], row["state"], row["ml"]) == ("scan", "done", 0)
     assert second in row["message"]

@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.data import preprocessing
@@ -35,15 +36,28 @@ def _run(command, study, cwd):
     )
 
 
+def _asserted(answer):
+    """Return the code of an answer; if its last line is a check, it must say that it is right."""
+    *lines, check = answer.rstrip().splitlines()
+    if not check.startswith("exercises."):
+        return answer
+    return "\n".join([*lines, f"said = {check}", "assert said.startswith('Right:'), said"])
+
+
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory, project):
-    """The teachers' copies, which have the answers as cells, under nbval against committed outputs.
+    """All notebooks and the answers to their exercises, under nbval against the committed outputs:
+    each check must find its answer right.
 
     A study, and what nbval said.
     """
     folder = tmp_path_factory.mktemp("walk")
     study = Study(folder / "study")
-    notebooks.copy_notebooks(folder / "notebooks", "teachers")
+    (folder / "notebooks").mkdir()
+    for path in notebooks.find_notebooks():
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells += [nbformat.v4.new_code_cell(_asserted(code)) for code in answers(notebook)]
+        nbformat.write(notebook, folder / "notebooks" / path.name)
     return study, _run([*NBVAL, str(folder / "notebooks")], study, project)
 
 

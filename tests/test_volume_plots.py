@@ -62,6 +62,10 @@ def test_cuts_are_those_of_the_upright_volume():
 def test_a_volume_in_hu_is_shown_through_windows_and_grey_levels_once():
     volume = np.linspace(-1000, 1499, 3 * 20 * 16).astype(np.int16).reshape(3, 20, 16)
     titles = [ax.get_title() for ax in volume_plots.window_views(volume, (-1250, 250)).axes[1:]]
-    assert titles == ["all:\n-1000 to 1499", "lungs:\n-1250 to 250", "soft tissue:\n-160 to 240"]
+    assert titles == [
+        "all:\n-1000 to 1499 HU",
+        "lungs:\n-1250 to 250 HU",
+        "soft tissue:\n-160 to 240 HU",
+    ]
     _, ax = volume_plots.window_views(volume.clip(0, 255), (-1250, 250)).axes
     assert ax.get_title() == "windowed before:\n0 to 255"

@@ -9,7 +9,7 @@ from covseg_lib import files
 from covseg_lib.data import slicing
 from covseg_lib.data.cases import Case
 from covseg_lib.data.pairs import read_pair
-from covseg_lib.images import headers, nifti, volumes
+from covseg_lib.images import geometry, headers, nifti, volumes
 from covseg_lib.settings import Reading
 
 UPRIGHT = np.arange(5 * 20 * 16).reshape(5, 20, 16).astype(np.int16)  # slices, rows, columns
@@ -26,7 +26,7 @@ def test_a_volume_is_upright_however_it_was_stored(tmp_path, axes):
     nib.save(_stored_as(axes), tmp_path / "a.nii.gz")
     array, header = volumes.read_volume(tmp_path / "a.nii.gz")
     assert (array == UPRIGHT).all()
-    assert nifti.upright_shape(header) == UPRIGHT.shape
+    assert geometry.upright_shape(header) == UPRIGHT.shape
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR"])

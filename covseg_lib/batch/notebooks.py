@@ -71,8 +71,8 @@ def copy_notebooks(folder: Path, readers: str = "") -> list[Path]:
     ----------
     folder : path
     readers : "", "students" or "teachers"
-        Students get an empty cell for each exercise, no answers and no outputs. Teachers get a cell
-        for each answer, which they can run. "": the notebooks are copied as they are.
+        Students get no answers and no outputs. Teachers get a cell for each answer, which they can
+        run. "": the notebooks are copied as they are.
 
     Raises
     ------
@@ -85,22 +85,23 @@ def copy_notebooks(folder: Path, readers: str = "") -> list[Path]:
     for copy, path in copies.items():
         notebook = nbformat.read(path, as_version=4)
         if readers:
-            _add_answer_cells(notebook, for_teachers=readers == "teachers")
+            _prepare_course(notebook, for_teachers=readers == "teachers")
         files.write_bytes(copy, f"{nbformat.writes(notebook)}\n".encode())
     return list(copies)
 
 
-def _add_answer_cells(notebook, for_teachers):
-    """Append a cell for each exercise of a notebook: with its answer, or empty."""
-    folded = r"<summary>Answer (\d+):.*?```python\n(.*?)```"
-    for number, code in re.findall(folded, notebook.cells[-1].source, re.DOTALL):
-        cell = f"# Exercise {number}\n{code if for_teachers else ''}"
-        notebook.cells.append(nbformat.v4.new_code_cell(cell, id=f"exercise-{number}"))
-    if not for_teachers:
-        notebook.cells = [cell for cell in notebook.cells if "<summary>" not in cell.source]
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.update(outputs=[], execution_count=None)
+def _prepare_course(notebook, for_teachers):
+    """Make a notebook a teacher's, with a cell for each answer, or a student's, with no answers."""
+    if for_teachers:
+        folded = r"<summary>Answer (\d+):.*?```python\n(.*?)```"
+        for number, code in re.findall(folded, notebook.cells[-1].source, re.DOTALL):
+            cell = f"# Answer {number}\n{code}"
+            notebook.cells.append(nbformat.v4.new_code_cell(cell, id=f"answer-{number}"))
+        return
+    notebook.cells = [cell for cell in notebook.cells if "<summary>Answer" not in cell.source]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
 
 
 def run_notebooks(
@@ -151,7 +152,7 @@ def run_notebooks(
         given = {name: parameters[name] for name in known[path] if name in parameters}
         jobs.append((path, folder / path.name, given))
     workers = workers or parallel.default_workers()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log breaks the progress bar
+    parallel.prepare_kernels()
     os.chdir(PROJECT)  # papermill changes folder, which all threads share: let it be the same one
     try:
         with tqdm(total=len(jobs), unit="notebook") as bar:

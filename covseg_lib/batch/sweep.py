@@ -52,7 +52,7 @@ def run_sweep(
     missing = [job for job, state in zip(jobs, before, strict=True) if state == "to do"]
     for job in missing:
         job.out.unlink(missing_ok=True)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log breaks the progress bar
+    parallel.prepare_kernels()
     log, here = study.path("sweep_log"), Path.cwd()
     log.parent.mkdir(parents=True, exist_ok=True)
     finished = before.count("finished")

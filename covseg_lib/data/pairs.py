@@ -43,7 +43,9 @@ def read_pair(case: Case, reading: Reading = DEFAULT_READING) -> Pair:
     with ThreadPoolExecutor(1) as second_thread:
         in_second = second_thread.submit(
             lambda: [
-                _attempt(what, volumes.read_mask, path, what, reading.step, labels)
+                _attempt(
+                    what, volumes.read_mask, path, what, reading.step, labels, reading.orientation
+                )
                 for what, (path, labels) in masks.items()
             ]
         )

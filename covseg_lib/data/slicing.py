@@ -163,17 +163,19 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
     except ValueError as error:
         return str(error)
     header = pair.header
+    read = filter(None, (case.image, case.mask, case.lungs))
+    names = [warning for path in read for warning in nifti.misnamed(path)]
     about = {
         "slices": len(pair.image),
         "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
         "height": pair.image.shape[1],
         "width": pair.image.shape[2],
-        "mm": nifti.spacing_mm(header),
+        "mm": geometry.spacing_mm(header),
         "image": str(case.image.absolute()),
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",
         "made_from": fingerprint(case.image, case.mask, case.lungs, reading),
-        "warning": "; ".join([*geometry.doubts(header), *_unlikely_mask(pair)]),
+        "warning": "; ".join([*names, *geometry.doubts(header), *_unlikely_mask(pair)]),
     }
     arrays = {"images": pair.image, "masks": pair.mask}
     arrays |= {} if pair.lungs is None else {"lungs": pair.lungs}
@@ -223,8 +225,8 @@ def fingerprint(image: Path, mask: Path, lungs: Path | None, reading: Reading) -
     paths = [path for path in (image, mask, lungs) if path and path.exists()]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     options = [list(reading.window_hu), reading.step]
-    others = [reading.intensities, list(reading.lesion_labels)]
-    if others != ["auto", []]:  # version 0.1 did not have them
+    others = [reading.intensities, list(reading.lesion_labels), reading.orientation]
+    if others != ["auto", [], ""]:  # version 0.1 did not have them
         options += others
     text = json.dumps([stats, *options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -65,8 +65,9 @@ def compare_numbers(study: Study) -> pd.DataFrame:
     -------
     DataFrame, one row a number: what, report, ours, verdict, why. The verdict is "reproduced" (the
     same, or inside our 95 % interval, if that is not wider than `NARROW`), "compatible" (inside a
-    wider interval, as many other numbers would be), "explained", "not reproduced", or "another
-    question" if the study has other slices or another split than the report.
+    wider interval, as many other numbers would be), "explained", "slip" (against the report's
+    own other numbers), "not reproduced", or "not comparable" (of other slices, another split or
+    another machine).
     """
     results = _read(study)
     table = _table_2_1(results)
@@ -149,11 +150,11 @@ def _slice_numbers(results):
     for name, number in REPORT_SLICES.items():
         what = "slices" if name == "used" else f"slices, {name} (split by slices)"
         if not is_report_data(results.slices):
-            verdict, why = "another question", "these are other volumes than the report's"
+            verdict, why = "not comparable", "these are other volumes than the report's"
         elif ours[name] == number:
             verdict, why = "reproduced", "the same count"
         else:
-            verdict = "explained"
+            verdict = "slip"
             why = f"the report's three sum to {total}, not {REPORT_SLICES['used']}: a wrong digit"
         yield what, number, ours[name], verdict, why
 
@@ -165,12 +166,12 @@ def _time_numbers(results, table):
         if row["epochs"] == row["report_epochs"]:
             verdict, why = "reproduced", "the same"
         else:
-            verdict, why = "another question", "trained for other epochs here"
+            verdict, why = "not comparable", "trained for other epochs here"
         yield f"{model} model, epochs", row["report_epochs"], row["epochs"], verdict, why
         why = f"here on {results.timings[split, model]['device']}"
         for name in ("first_epoch_s", "other_epochs_s", "total_s"):
             what = f"{model} model, {name}"
-            yield what, row[f"report_{name}"], row[name], "another question", why
+            yield what, row[f"report_{name}"], row[name], "not comparable", why
     for metric, report in REPORT_TABLE.items():
         first, others = report["first_epoch_s"], report["other_epochs_s"]
         more = report["epochs"] - 1
@@ -194,7 +195,7 @@ def _score_numbers(results, table):
             what = f"{model} model, {metric}, "
             what += "train + validation" if subset == "seen" else "test"
             if not is_report_data(results.slices):
-                verdict, why = "another question", "these are other slices"
+                verdict, why = "not comparable", "these are other slices"
             elif subset == "seen":
                 verdict, why = _seen_verdict(row)
             else:

@@ -51,6 +51,7 @@ def checked_header(path: Path, data: bytes) -> nib.Nifti1Header:
         header["scl_inter"] = 0
     try:
         affine, _ = header.get_best_affine(), header.get_slope_inter()
+        header.get_qform(coded=True)  # other programs take it, even beside an sform
     except (ValueError, HeaderDataError) as error:  # e.g. a wrong quaternion
         raise _wrong(path, error) from error
     pixdim = stored["pixdim"][1:4]  # nibabel would correct it in silence

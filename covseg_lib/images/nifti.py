@@ -1,4 +1,4 @@
-"""NIfTI files: one way to read them, one way to write masks, and their orientation."""
+"""NIfTI files: one way to read them, and one way to write masks."""
 
 import contextlib
 import io
@@ -11,12 +11,10 @@ from isal import igzip, isal_zlib
 from nibabel.arrayproxy import ArrayProxy
 
 from covseg_lib import files
-from covseg_lib.images import headers
+from covseg_lib.images import geometry, headers
 
 ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-UNIT_MM = {1: 1000, 3: 0.001}  # NIfTI codes of metre and micron; 2 is mm, and no unit means mm
-UPRIGHT = nib.orientations.axcodes2ornt("SPL")  # feet to head, front to back, right to left
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -86,6 +84,18 @@ def read_header(path: Path) -> nib.Nifti1Header:
     return open_volume(path)[0] if _is_gzip(data) else headers.checked_header(path, data)
 
 
+def misnamed(path: Path) -> list[str]:
+    """Return a warning if a file is compressed and its name says it is not, or the reverse."""
+    with Path(path).open("rb") as file:
+        zipped = _is_gzip(file.peek(2))
+    if zipped == path.name.lower().endswith(".gz"):
+        return []
+    return [
+        f"{path.name} is {'' if zipped else 'not '}compressed, though its name says otherwise: "
+        "covseg reads it, other programs may not; rename it"
+    ]
+
+
 def _is_gzip(data):
     """Return whether bytes are gzip's; the file's name may say otherwise."""
     return data[:2] == b"\x1f\x8b"
@@ -114,77 +124,6 @@ def _errors_named(path):
         raise ValueError(
             f"{path.name} cannot be read ({error}): download or copy it again"
         ) from error
-
-
-def unit_mm(header: nib.Nifti1Header) -> float:
-    """Return the length in mm of the unit in which the header's affine is given."""
-    return UNIT_MM.get(int(header["xyzt_units"]) % 8, 1)
-
-
-def to_upright(array: np.ndarray, header: nib.Nifti1Header, step: int = 1) -> np.ndarray:
-    """Turn an array of the file's axes upright: (S, H, W), feet to head and front on top.
-
-    `step` keeps every `step`-th row and column, counted in the file's own order. With `step` 1 the
-    result is a view.
-    """
-    turned = nib.apply_orientation(array[kept_voxels(header, step)], _to_upright(header))
-    return turned if step == 1 else np.ascontiguousarray(turned)
-
-
-def kept_voxels(header: nib.Nifti1Header, step: int) -> tuple[slice, slice, slice]:
-    """Return an index of the file's array: every `step`-th row and column of every slice."""
-    upright_axis = _to_upright(header)[:, 0]
-    every, all_of = slice(None, None, step), slice(None)
-    first, second, third = (all_of if axis == 0 else every for axis in upright_axis)
-    return first, second, third
-
-
-def to_file_order(array: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
-    """Turn an upright (S, H, W) array back to the axes of the file with this header."""
-    file_axes = nib.io_orientation(header.get_best_affine())
-    return nib.apply_orientation(array, nib.orientations.ornt_transform(UPRIGHT, file_axes))
-
-
-def upright_shape(header: nib.Nifti1Header) -> tuple[int, ...]:
-    """Return (S, H, W), the shape of the upright volume."""
-    return tuple(header.get_data_shape()[axis] for axis in np.argsort(_to_upright(header)[:, 0]))
-
-
-def upright_affine(header: nib.Nifti1Header) -> np.ndarray:
-    """Return the affine of the upright volume, axes in the order of the file's affine: (4, 4), mm.
-
-    Two files show the same place if their upright shapes and affines are equal, in whichever order
-    they store their voxels.
-    """
-    shape = header.get_data_shape()
-    turn = nib.orientations.inv_ornt_aff(_to_upright(header), shape)
-    return np.diag([*[unit_mm(header)] * 3, 1]) @ header.get_best_affine() @ turn
-
-
-def spacing_mm(header: nib.Nifti1Header) -> tuple[float, ...]:
-    """Return the distance in mm between slices, rows and columns of the upright volume.
-
-    Rounded to six digits, because headers hold float32.
-    """
-    mm = nib.affines.voxel_sizes(header.get_best_affine()) * unit_mm(header)
-    return tuple(float(f"{mm[axis]:.6g}") for axis in np.argsort(_to_upright(header)[:, 0]))
-
-
-def flipped_axes(header: nib.Nifti1Header) -> tuple[bool, ...]:
-    """Return whether the upright volume's rows, and its columns, run against the file's order."""
-    turn = _to_upright(header)
-    return tuple(bool(turn[list(turn[:, 0]).index(axis), 1] < 0) for axis in (1, 2))
-
-
-def _to_upright(header):
-    file_axes = nib.io_orientation(header.get_best_affine())
-    return nib.orientations.ornt_transform(file_axes, UPRIGHT).astype(int)
-
-
-def voxel_ml(header: nib.Nifti1Header) -> float:
-    """Return the volume of a voxel in ml."""
-    mm3 = abs(np.linalg.det(header.get_best_affine()[:3, :3])) * unit_mm(header) ** 3
-    return float(mm3 / 1000)
 
 
 def write_mask(
@@ -222,7 +161,7 @@ def write_probabilities(
 
 
 def _write(path, array, like, slope, description):
-    array = to_file_order(array, like)
+    array = geometry.to_file_order(array, like)
     shape = like.get_data_shape()[:3]
     if array.shape != shape:
         raise ValueError(
@@ -232,6 +171,7 @@ def _write(path, array, like, slope, description):
     header.set_data_dtype(np.uint8)
     header.set_data_shape(array.shape)
     header["descrip"] = f"covseg, not a medical device: {description}".encode()[:79]
+    header["aux_file"] = b""
     header["cal_min"] = header["cal_max"] = 0  # the display window of the scan
     kind = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(array, None, header)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from skimage.morphology import convex_hull_image
 from skimage.transform import resize
 
-HEALTHY_QUANTILE = 0.25  # lesions may fill half of the lungs, so their median is no healthy lung
+HEALTHY_QUANTILE = 0.1  # lesions can fill more than half of the lungs, rarely nine tenths
 TISSUE_HU = (-200, 200)  # soft tissue: muscle, fat and blood, but no bone and no air
 
 
@@ -46,7 +46,7 @@ def resize_to_scan(
     step : int
         Every `step`-th row and column of the scan was kept when it was sliced.
     flipped : (bool, bool)
-        Whether rows, and columns, run against the file's order, as `nifti.flipped_axes` returns.
+        Whether rows, and columns, run against the file's order, as `geometry.flipped_axes` returns.
         A kept pixel stays at its own place. Without this, masks would shift by half a pixel.
 
     Examples

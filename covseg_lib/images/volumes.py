@@ -14,14 +14,18 @@ LABEL_TOLERANCE = 0.001  # a label that was stored with a float slope may be 0.9
 HIGHEST_LABEL = 3  # MedSeg labels ground glass, consolidation and effusion 1, 2 and 3
 
 
-def read_volume(path: Path, step: int = 1) -> tuple[np.ndarray, nib.Nifti1Header]:
+def read_volume(
+    path: Path, step: int = 1, orientation: str = ""
+) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Read a NIfTI volume upright, with the file's own values: (S, H, W) array, and its header.
 
-    `step` keeps every `step`-th row and column, as the report's Listing 2.1. Raises ValueError for
+    `step` keeps every `step`-th row and column, as the report's Listing 2.1; `orientation`: see
+    `geometry.state_orientation`. Raises ValueError for
     a file that is not a readable 3D NIfTI volume.
     """
     header, voxels = nifti.open_volume(path)
-    return nifti.to_upright(np.asanyarray(voxels), header, step), header
+    geometry.state_orientation(header, orientation)
+    return geometry.to_upright(np.asanyarray(voxels), header, step), header
 
 
 def read_grey(
@@ -48,6 +52,7 @@ def read_grey(
         HU nor 0..255.
     """
     header, voxels = nifti.open_volume(path)
+    geometry.state_orientation(header, reading.orientation)
     problem = geometry.implausible(header)
     if problem:
         raise ValueError(f"{Path(path).name}: {problem}")
@@ -73,7 +78,7 @@ def read_grey(
 
 def _check_missing(voxels, header):
     """Raise ValueError if voxels inside of the scanner's circle are NaN or infinite."""
-    missing = nifti.to_upright(~np.isfinite(np.asanyarray(voxels)), header)
+    missing = geometry.to_upright(~np.isfinite(np.asanyarray(voxels)), header)
     if not intensities.is_outside(missing):
         raise ValueError(
             "holds NaN or infinite values inside of the chest: expected numbers; repair the file, "
@@ -82,15 +87,21 @@ def _check_missing(voxels, header):
 
 
 def read_mask(
-    path: Path, what: str = "mask", step: int = 1, labels: Sequence[int] = ()
+    path: Path,
+    what: str = "mask",
+    step: int = 1,
+    labels: Sequence[int] = (),
+    orientation: str = "",
 ) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Read a mask upright, every `step`-th row and column: (S, H, W) uint8 in {0, 1}, and header.
 
-    `what` names the mask in errors; `labels` are the values that become 1, by default all above 0.
+    `what` names the mask in errors; `labels` are the values that become 1, by default all above 0;
+    `orientation`: see `geometry.state_orientation`.
     Raises ValueError for a file that is not a readable 3D NIfTI volume, and for values other than
     whole labels: from 0 to `HIGHEST_LABEL` if `labels` are not given.
     """
     header, voxels = nifti.open_volume(path)
+    geometry.state_orientation(header, orientation)
     highest = None if labels or what == "lung mask" else HIGHEST_LABEL
     for plane in _planes(voxels):
         problem = mask_problem(plane, highest)
@@ -108,7 +119,7 @@ def read_lung_mask(path: Path, like: nib.Nifti1Header, step: int = 1) -> np.ndar
 
     Raises ValueError if it is empty, or does not fit the scan with the header `like`.
     """
-    lungs, header = read_mask(path, "lung mask", step)
+    lungs, header = read_mask(path, "lung mask", step, (), geometry.stated_orientation(like))
     problem = geometry.mismatch(like, header, "lung mask")
     if not problem and not lungs.any():
         problem = "it is empty: expected labels above 0 in the lungs"
@@ -124,13 +135,13 @@ def _planes(voxels):
 
 def _convert(voxels, header, step, function):
     """Return function(plane) of every kept plane, row and column, as one upright uint8 array."""
-    rows, columns, planes = nifti.kept_voxels(header, step)
+    rows, columns, planes = geometry.kept_voxels(header, step)
     numbers = range(voxels.shape[2])[planes]
     shape = (*np.empty(voxels.shape[:2], bool)[rows, columns].shape, len(numbers))
     converted = np.empty(shape, np.uint8, order="F")
     for place, number in enumerate(numbers):
         converted[..., place] = function(np.asanyarray(voxels[..., number])[rows, columns])
-    return np.ascontiguousarray(nifti.to_upright(converted, header))
+    return np.ascontiguousarray(geometry.to_upright(converted, header))
 
 
 def to_grey(

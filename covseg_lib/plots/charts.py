@@ -21,6 +21,7 @@ SUBSET_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"
 # orange: all splits with held-out patients
 SPLIT_COLOURS = defaultdict(lambda: "#D55E00", slice="#0072B2")
 BASELINE_GREYS = dict(zip(tables.BASELINES, ("0.4", "0.6", "0.8"), strict=True))
+FEWEST_PATIENTS = 3  # an interval of fewer would only join two patients' scores
 BEYOND_MM = 40  # where `dice_by_distance_chart` shows slices of patients without training slices
 LEGEND_ON_THE_RIGHT = {"frameon": False, "bbox_to_anchor": (1, 1), "loc": "upper left"}
 
@@ -45,7 +46,7 @@ def histograms(grey: np.ndarray, standardised: np.ndarray) -> Figure:
         ax.axvspan(mean - std, mean + std, color="0.85", zorder=0, label=std_text)
         ax.set(xlabel=name, yscale="log")
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
-    axes[0].set_ylabel("pixels")
+    axes[0].set_ylabel("pixels (log scale)")
     return figure
 
 
@@ -84,31 +85,15 @@ def score_bars(table: pd.DataFrame) -> Figure:
         for number, (model, row) in enumerate(rows.iterrows()):
             places = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * width
             colour = BASELINE_GREYS.get(model, COLOURS[number % len(COLOURS)])
-            ax.bar(places, row[names], width * 0.9, color=colour, label=model)
+            ax.bar(places, row[names], width * 0.9, color=colour, label=_model_name(model))
         ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
         ax.set(ylim=(0, 1.02), ylabel="score", title=f"{split} split: test slices, pooled")
         ax.legend(fontsize=8, **LEGEND_ON_THE_RIGHT)
     return figure
 
 
-def method_bars(table: pd.DataFrame) -> Figure:
-    """Show the Dice of several methods: a bar for each row, a colour for each column."""
-    figure = Figure(figsize=(9, 0.9 + 0.42 * len(table)), layout="constrained")
-    ax = figure.subplots()
-    height = 0.8 / table.shape[1]
-    for number, column in enumerate(table):
-        places = np.arange(len(table)) + (number - (table.shape[1] - 1) / 2) * height
-        bars = ax.barh(places, table[column], height * 0.9, color=COLOURS[number], label=column)
-        ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1.02), xlabel="Dice on this slice (1: the true mask)")
-    ax.legend(fontsize=8, **LEGEND_ON_THE_RIGHT)
-    return figure
-
-
 def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
-    """Show scores with their 95 % intervals.
+    """Show scores with their 95 % intervals, from `FEWEST_PATIENTS` patients on.
 
     Parameters
     ----------
@@ -120,12 +105,14 @@ def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
     names = []
     for place, ((split, model), row) in enumerate(table.iterrows()):
         colour = BASELINE_GREYS.get(model, SPLIT_COLOURS[split])
-        ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.6)
+        if row["patients"] >= FEWEST_PATIENTS:
+            ends = [row["low"], row["high"]]
+            ax.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.6)
         ax.plot(row[score], place, "o", color=colour)
-        names.append(f"{model}, {split} split, {row['patients']:.0f} patients")
+        names.append(f"{_model_name(model)}, {split} split, {row['patients']:.0f} patients")
     ax.set_yticks(range(len(table)), names, fontsize=8)
     ax.invert_yaxis()
-    label = f"{score} on test slices, with 95 % interval (needs two or more patients)"
+    label = f"{score} on test slices (line: 95 % interval, from {FEWEST_PATIENTS} patients on)"
     ax.set(xlim=(-0.02, 1), xlabel=label)
     ax.grid(axis="x", color="0.9")
     return figure
@@ -152,7 +139,7 @@ def dice_by_distance_chart(table: pd.DataFrame) -> Figure:
     ax.minorticks_off()
     nearest = min([*table["mm"], BEYOND_MM])
     ax.set(xlim=(nearest * 0.75, BEYOND_MM * 1.3), ylim=(-0.03, 1.03))
-    ax.set(xlabel="mm to the nearest training slice", ylabel="Dice of a test slice")
+    ax.set(xlabel="mm to the nearest training slice (log scale)", ylabel="Dice of a test slice")
     ax.set_title("Test slices with lesions, by every model (bars: medians)")
     if table.empty:
         centred = {"transform": ax.transAxes, "ha": "center", "va": "center"}
@@ -169,7 +156,9 @@ def threshold_curves(table: pd.DataFrame) -> Figure:
     ax = figure.subplots()
     for number, (split, model) in enumerate(table):
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": ["-", "--", ":"][number % 3]}
-        ax.plot(table.index, table[split, model], **style, label=f"{model}, {split} split")
+        ax.plot(
+            table.index, table[split, model], **style, label=f"{_model_name(model)}, {split} split"
+        )
     ax.axvline(LESION_THRESHOLD, color="0.7", linestyle=":", label="threshold in use")
     ax.set(xlabel="threshold of the probability", ylabel="Dice, test slices pooled", ylim=(0, 1))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
@@ -191,6 +180,7 @@ def sweep_chart(table: pd.DataFrame, varied: str, score: str) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     table = table.dropna(subset="validation")
+    unit, seconds = ("minutes", 60) if table["total_s"].max() >= 120 else ("seconds", 1)
     values = sorted(table[varied].unique())
     has_names = any(isinstance(value, (str, bool, np.bool_)) for value in values)
     places = {value: number if has_names else value for number, value in enumerate(values)}
@@ -205,16 +195,19 @@ def sweep_chart(table: pd.DataFrame, varied: str, score: str) -> Figure:
         left.fill_between(of_setting.index, of_setting["min"], of_setting["max"], **band)
         left.plot(of_setting.index, of_setting["mean"], color=colour)
         left.plot(rows[varied].map(places), rows["validation"], **marks)
-        right.plot(rows["total_s"] / 60, rows["validation"], **marks, label=f"{objective} model")
+        right.plot(
+            rows["total_s"] / seconds, rows["validation"], **marks, label=f"{objective} model"
+        )
     if values and not has_names and 0 < 20 * values[0] < values[-1]:  # as learning rates are
         left.set_xscale("log")
+        varied += " (log scale)"
     tick_labels = values if has_names else [f"{value:g}" for value in values]
     left.set_xticks(list(places.values()), tick_labels)
     left.minorticks_off()
     left.tick_params("x", rotation=45 if len(places) > 6 else 0)
     left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, validation slices pooled")
     left.set_title("Effect of the setting")
-    right.set(xlabel="minutes of training", title="Training time")
+    right.set(xlabel=f"{unit} of training", title="Training time")
     right.set_xlim(left=0)
     for ax in (left, right):
         ax.grid(axis="y", color="0.9")
@@ -243,6 +236,11 @@ def loss_curves(table: pd.DataFrame, objective: Objective) -> Figure:
     axes[0].set_ylabel("loss: 0 is perfect")
     _add_legend_below(figure, axes[0], 5)
     return figure
+
+
+def _model_name(model):
+    """Return how a model or a baseline is called in a legend: models are named after metrics."""
+    return model if model in BASELINE_GREYS else f"{model} model"
 
 
 def _add_legend_below(figure, ax, columns):

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from covseg_lib.plots.charts import COLOURS
-
 DOWN, UP, ACROSS = "#0072B2", "#D55E00", "0.55"
 
 
@@ -49,7 +47,7 @@ def architecture(model: keras.Model) -> Figure:
     return figure
 
 
-def feature_maps(model: keras.Model, image: np.ndarray, count: int = 4) -> Figure:
+def feature_maps(model: keras.Model, image: np.ndarray, count: int = 1) -> Figure:
     """Show feature maps of a U-Net for one slice: the way down on top, the way up below.
 
     Parameters
@@ -83,7 +81,7 @@ def feature_maps(model: keras.Model, image: np.ndarray, count: int = 4) -> Figur
             ax.axvline(between - 0.5, color="white", linewidth=2)
     for ax in axes.values():
         ax.set_axis_off()
-    figure.suptitle("Top row: on the way down. Bottom row: on the way up. Right: at the bottom")
+    figure.suptitle("Top: the way down. Bottom: the way up. Right: the smallest maps")
     return figure
 
 
@@ -177,19 +175,4 @@ def matrices(named: dict[str, np.ndarray], columns: int = 4) -> Figure:
         ax.set(xlim=(-x_margin, width + x_margin), ylim=(height + y_margin, -y_margin))
         ax.set_aspect("equal")
         ax.set_title(title, fontsize=9)
-    return figure
-
-
-def activations(*names: str, low: float = -4, high: float = 4) -> Figure:
-    """Show activation functions from `low` to `high`, by their names in `keras.activations`."""
-    x = np.linspace(low, high, 401, dtype="float32")
-    figure = Figure(figsize=(2.5 * len(names), 2.5), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for ax, name, colour in zip(axes, names, COLOURS, strict=False):
-        y = keras.ops.convert_to_numpy(keras.activations.get(name)(x))
-        ax.axhline(0, color="0.8", linewidth=0.8)
-        ax.axvline(0, color="0.8", linewidth=0.8)
-        ax.plot(x, y, color=colour, linewidth=2)
-        ax.set_title(name, fontsize=10)
-        ax.set_xlabel("x")
     return figure

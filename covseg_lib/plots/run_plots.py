@@ -1,19 +1,34 @@
-"""Figures of what a run predicts on its test slices."""
+"""Figures of runs: curves while and after they train, and what they predict."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import files
 from covseg_lib.data import preprocessing, splits
 from covseg_lib.evaluation import metrics, prediction
-from covseg_lib.plots.slice_plots import animation, error_maps, overlays
+from covseg_lib.plots.charts import SUBSET_COLOURS
+from covseg_lib.plots.slice_plots import (
+    LESION,
+    TRUTH,
+    animation,
+    error_maps,
+    outline,
+    overlays,
+    show_slice,
+)
+from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
-from covseg_lib.training import batches
+from covseg_lib.training import batches, callbacks
 from covseg_lib.training.models import Run, read_postprocessing
-from covseg_lib.training.recipes import run_name
+from covseg_lib.training.objectives import OBJECTIVES
+from covseg_lib.training.recipes import Recipe, run_name
 
 MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 
@@ -21,21 +36,35 @@ MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 def representative_runs(study: Study, runs: dict[str, Run]) -> list[str]:
     """Return names of at most `MAX_MODELS` runs, one a model, all tested on the same slices.
 
-    They are runs of the study's split, or of the other if it has none, and of the lowest fold.
+    They are runs of the study's split, or of the other if it has none, and of the lowest fold. Of
+    several runs with the same predicted masks the first one is taken.
     """
     recipes = {name: run.recipe for name, run in runs.items()}
     split = study.settings()["split"]
     recipes = {name: made for name, made in recipes.items() if made.split == split} or recipes
     fold = min(recipe.fold for recipe in recipes.values())
-    return [name for name, recipe in recipes.items() if recipe.fold == fold][:MAX_MODELS]
+    masks: dict[str, np.ndarray] = {}
+    for name, recipe in recipes.items():
+        if recipe.fold == fold and len(masks) < MAX_MODELS:
+            found = _test_slices(study, name)[-1]
+            if not any(np.array_equal(found, other) for other in masks.values()):
+                masks[name] = found
+    return list(masks)
 
 
 def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
-    """Show the test slices of a run with the largest lesions, as Figures 2.8 to 2.10."""
+    """Show test slices of a run with large lesions, as Figures 2.8 to 2.10.
+
+    Each case first gives its slice with the most lesion; only if the cases are fewer than `count`,
+    their other slices follow.
+    """
     table, images, masks, found = _test_slices(study, run)
-    rows = np.argsort(masks.sum(axis=(1, 2)))[::-1][:count]
+    cases, sizes = table["case"].to_numpy(), masks.sum(axis=(1, 2), dtype=int)
+    order = np.argsort(-sizes, kind="stable")
+    _, largest = np.unique(cases[order], return_index=True)  # of each case
+    rows = order[[*sorted(largest), *sorted(set(range(len(order))) - set(largest))]][:count]
     titles = [_slice_name(table.iloc[row]) for row in rows]
-    return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model, largest lesions")
+    return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model: large lesions")
 
 
 def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
@@ -89,6 +118,82 @@ def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
     return animation(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
 
 
+def training_curves(
+    history: pd.DataFrame, metric: str, columns: int = 2, selection: str = "validation"
+) -> Figure:
+    """Show metric and loss over the epochs, as Figures 2.5 to 2.7, with a line at the kept epoch.
+
+    Parameters
+    ----------
+    history : DataFrame with columns epoch, loss, the metric, and both with val_
+    metric : str
+        An entry of `objectives.OBJECTIVES`.
+    columns : int
+        Number of axes. Two are used; more stay empty.
+    selection : str, of the recipe
+    """
+    kept, title = callbacks.best_epoch(history, metric, selection), OBJECTIVES[metric].title
+    label_of_kept = f"{'best' if selection == 'validation' else 'last'}: epoch {kept}"
+    figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
+    axes = figure.subplots(1, columns)
+    for ax, name, label in zip(axes, (metric, "loss"), (title, "loss"), strict=False):
+        train, validation = SUBSET_COLOURS["train"], SUBSET_COLOURS["validation"]
+        ax.plot(history["epoch"], history[name], color=train, label="training")
+        ax.plot(history["epoch"], history[f"val_{name}"], color=validation, label="validation")
+        ax.axvline(kept, color="0.6", linestyle=":", label=label_of_kept)
+        ax.set(xlabel="epoch", ylabel=label, title=f"{title} model: {label}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(frameon=False)
+    return figure
+
+
+class LiveCurves(keras.callbacks.Callback):
+    """Keras callback that draws the curves and one predicted slice while a model trains.
+
+    Each figure replaces the one before.
+
+    Parameters
+    ----------
+    study : Study
+    recipe : Recipe
+        Of the run that is trained. The callback `callbacks.History` must come before this one.
+    every : int
+        Epochs between two figures; 0 draws none.
+    """
+
+    def __init__(self, study: Study, recipe: Recipe, every: int):
+        super().__init__()
+        self.every, self.recipe = every, recipe
+        self.history_path = study.path("history", run=recipe.run)
+        split, fold = recipe.split, recipe.fold
+        rows = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
+        inputs, masks = batches.open_inputs(study, recipe)
+        most_lesion = rows[np.sum(masks[rows], axis=(1, 2, 3)).argmax()]
+        self.input, self.mask = inputs[[most_lesion]], masks[most_lesion]
+        self.image = inputs.images[most_lesion]
+        self.display: Any = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draw, if a figure is due."""
+        if not self.every or (epoch + 1) % self.every:
+            return
+        from IPython.display import display
+
+        history = files.read_csv(self.history_path)
+        figure = training_curves(history, self.recipe.objective, 3, self.recipe.selection)
+        probabilities = np.asarray(self.model.predict_on_batch(self.input))[0, ..., 0]
+        ax = figure.axes[2]
+        ax.set_axis_off()
+        title = f"epoch {epoch + 1}: predicted (orange), true (blue)"
+        show_slice(ax, self.image[..., 0], title)
+        outline(ax, self.mask[..., 0], TRUTH)
+        outline(ax, probabilities >= LESION_THRESHOLD, LESION)
+        if self.display:
+            self.display.update(figure)
+        else:
+            self.display = display(figure, display_id=True)
+
+
 def _test_slices(study, run):
     """Return the table, images, true and predicted masks (n, size, size) of a run's test slices."""
     recipe = files.read_json(study.need("recipe", run=run))
@@ -102,4 +207,4 @@ def _test_slices(study, run):
 
 
 def _slice_name(row):
-    return f"{row['case']} {row['slice']}"
+    return f"{row['case']}, slice {row['slice']}"

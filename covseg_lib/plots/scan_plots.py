@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 
 from covseg_lib.images import volumes
 from covseg_lib.plots.slice_plots import LESION, TRUTH, outline, show_slice
-from covseg_lib.settings import Reading
+from covseg_lib.settings import DEFAULT_READING, Reading
 
 SHOWN = 4  # slices of a preview
 LABELS = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95, mm", "error_ml": "error of volume, ml"}
 
 
 def preview(
-    path: Path, mask: np.ndarray, lungs: np.ndarray | None = None, intensities: str = "auto"
+    path: Path,
+    mask: np.ndarray,
+    lungs: np.ndarray | None = None,
+    reading: Reading = DEFAULT_READING,
 ) -> Figure:
     """Show the slices of a scan that have most lesion, with outlines; without lesions, most lung.
 
@@ -24,9 +27,9 @@ def preview(
     path : path of the scan
     mask : (S, H, W), upright
     lungs : (S, H, W), upright, optional
-    intensities : "auto", "hu" or "grey"
+    reading : Reading, optional
     """
-    grey, _ = volumes.read_grey(path, Reading(intensities=intensities))
+    grey, _ = volumes.read_grey(path, reading)
     areas = np.count_nonzero(mask, axis=(1, 2))
     if not areas.any() and lungs is not None:
         areas = np.count_nonzero(lungs, axis=(1, 2))

@@ -13,9 +13,9 @@ from matplotlib.patches import Patch
 
 from covseg_lib.evaluation import metrics
 
-# orange and sky blue of Okabe and Ito, which colour-blind readers can tell apart
+# colours of Okabe and Ito, which colour-blind readers can tell apart; each has one meaning
 LESION, TRUTH = "#E69F00", "#56B4E9"
-ERRORS = {"true positive": "#56B4E9", "false positive": "#D55E00", "false negative": "#F0E442"}
+ERRORS = {"true positive": "#009E73", "false positive": "#D55E00", "false negative": "#F0E442"}
 
 
 def gallery(
@@ -53,8 +53,10 @@ def overlays(
     figure.suptitle(heading)
     shown = zip(axes.reshape(-1, 2), images, predicted, true, titles, strict=False)
     for (left, right), image, found, truth, title in shown:
-        show_slice(left, image, f"{title}\npredicted", _colour_mask(found, LESION))
+        dice = metrics.dice(truth, found)
+        show_slice(left, image, f"{title}\nDice {dice:.2f}", _colour_mask(found, LESION))
         show_slice(right, image, f"{title}\ntrue", _colour_mask(truth, TRUTH))
+    _add_legend(figure, {"predicted": LESION, "true": TRUTH})
     return figure
 
 
@@ -171,9 +173,12 @@ def _colour_errors(found, truth):
     return layer
 
 
-def _add_legend(figure):
-    handles = [Patch(color=colour, label=name) for name, colour in ERRORS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+def _add_legend(figure, colours=ERRORS):
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    size = min(10, 2 * figure.get_figwidth())  # three names fit a narrow figure, too
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=size
+    )
 
 
 def _grid(rows, columns, width=2.6):

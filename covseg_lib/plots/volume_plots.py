@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import colab
 from covseg_lib.data import phantom
-from covseg_lib.images import intensities, volumes
+from covseg_lib.images import volumes
 from covseg_lib.settings import LUNG_WINDOW_HU
 
 SOFT_WINDOW_HU = (-160, 240)  # shows muscle, blood and fat in different grey levels
@@ -74,24 +74,29 @@ def window_views(volume: np.ndarray, window_hu: tuple[float, float] = LUNG_WINDO
     low, high = int(volume.min()), int(volume.max())
     middle = volume[len(volume) // 2]
     windows: dict[str, tuple[float, float]] = {"windowed before": (0, 255)}
-    unit = "grey level"
-    is_hu = intensities.intensity_unit(volume) == "HU"
+    unit, short = "grey level", ""
+    is_hu = _is_hu(volume)
     if is_hu:
         windows = {"all": (low, high), "lungs": window_hu, "soft tissue": SOFT_WINDOW_HU}
-        unit = "Hounsfield units"
+        unit, short = "Hounsfield units (HU)", " HU"
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     first, *others = figure.subplots(1, len(windows) + 1, width_ratios=[1.7] + [1] * len(windows))
     first.hist(middle.ravel(), bins=100, range=(low, min(high, 1000)), color="0.4")
-    first.set(xlabel=unit, ylabel="pixels of the slice", yscale="log")
+    first.set(xlabel=unit, ylabel="pixels of the slice (log scale)", yscale="log")
     first.xaxis.set_major_locator(MaxNLocator(5))
     if is_hu:
         first.axvspan(*window_hu, color=HIGHLIGHT, alpha=0.25, zorder=0)
         _name_tissues(first)
     for ax, (name, (black, white)) in zip(others, windows.items(), strict=True):
         ax.imshow(middle, cmap="gray", vmin=black, vmax=white)
-        ax.set_title(f"{name}:\n{black:g} to {white:g}", fontsize=10)
+        ax.set_title(f"{name}:\n{black:g} to {white:g}{short}", fontsize=10)
         ax.set_axis_off()
     return figure
+
+
+def _is_hu(volume):
+    """Return whether a volume that was read is in HU, and not in grey levels."""
+    return volume.min() < 0 or volume.max() > 255
 
 
 def _name_tissues(ax):
@@ -123,8 +128,7 @@ def viewer_or_picture(picture: Any, image: Path, mask: Path, interactive: bool) 
 
     colab.enable_widgets()
     volume, _ = volumes.read_volume(image)
-    unit = intensities.intensity_unit(volume)
-    low, high = LUNG_WINDOW_HU if unit == "HU" else (0, 255)
+    low, high = LUNG_WINDOW_HU if _is_hu(volume) else (0, 255)
     scan = {"path": image, "colormap": "gray", "cal_min": low, "cal_max": high}
     lesion = {"path": mask, **VIEWER_LESION}
     viewer = NiiVue(height=400)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from covseg_lib import files
-from covseg_lib.settings import INTENSITIES
+from covseg_lib.settings import INTENSITIES, Reading
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -34,6 +34,13 @@ EXISTING_PATH = click.Path(path_type=Path, exists=True)
     help="What the numbers of the scan are: Hounsfield units, or grey levels from 0 to 255.",
 )
 @click.option(
+    "--orientation",
+    default="",
+    metavar="XYZ",
+    help="Where the axes of the scan's array point, if its header is wrong, as LPS: to the left, "
+    "the back (posterior), the head (superior).",
+)
+@click.option(
     "--threshold",
     type=float,
     help="A voxel with at least this probability is lesion. [default: the run's]",
@@ -57,7 +64,18 @@ EXISTING_PATH = click.Path(path_type=Path, exists=True)
     "--table", type=PATH, help="CSV to write: case, mask, ml, percent of the lungs, state, message."
 )
 def predict_command(
-    scan, out, runs, lungs, intensities, threshold, smallest, mirror, probabilities, preview, table
+    scan,
+    out,
+    runs,
+    lungs,
+    intensities,
+    orientation,
+    threshold,
+    smallest,
+    mirror,
+    probabilities,
+    preview,
+    table,
 ) -> None:
     """Write the lesion mask of a CT scan, in the same space as the scan.
 
@@ -68,7 +86,8 @@ def predict_command(
     from covseg_lib.scans import jobs
 
     try:
-        planned = jobs.plan_scans(scan, out, lungs, probabilities, preview, table, intensities)
+        reading = Reading(intensities=intensities, orientation=orientation.upper())
+        planned = jobs.plan_scans(scan, out, lungs, probabilities, preview, table, reading)
         from covseg_lib.scans import segmenters  # it loads TensorFlow, so the paths come first
 
         segmenter = segmenters.read_segmenter(runs, threshold, smallest, mirror)

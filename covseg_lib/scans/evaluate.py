@@ -93,10 +93,10 @@ def _score(mask_path, true_path, tolerance_mm):
     if problem:
         raise ValueError(problem)
     nsd, hd95 = surfaces.surface_scores(
-        true, predicted, nifti.spacing_mm(true_header), tolerance_mm
+        true, predicted, geometry.spacing_mm(true_header), tolerance_mm
     )
     true_ml, predicted_ml = (
-        np.count_nonzero(array) * nifti.voxel_ml(true_header) for array in (true, predicted)
+        np.count_nonzero(array) * geometry.voxel_ml(true_header) for array in (true, predicted)
     )
     return {
         "patient": file_names.patient_name(file_names.case_name(true_path)),

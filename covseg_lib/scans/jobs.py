@@ -13,6 +13,7 @@ import pandas as pd
 from covseg_lib import files
 from covseg_lib.data import file_names
 from covseg_lib.images import nifti
+from covseg_lib.settings import DEFAULT_READING, Reading
 
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
     from covseg_lib.scans.segment import Segmentation
@@ -28,7 +29,7 @@ class ScanJob:
     lungs: Path | None = None
     probabilities: Path | None = None
     preview: Path | None = None  # a PNG
-    intensities: str = "auto"  # what the scan's numbers are, see `intensities.intensity_unit`
+    reading: Reading = DEFAULT_READING
 
 
 def plan_scans(
@@ -38,7 +39,7 @@ def plan_scans(
     probabilities: Path | None = None,
     preview: Path | None = None,
     table: Path | None = None,
-    intensities: str = "auto",
+    reading: Reading = DEFAULT_READING,
 ) -> list[ScanJob]:
     """Return the job of a scan, or the jobs of a folder of scans.
 
@@ -65,7 +66,7 @@ def plan_scans(
             of_scan(path, lungs),
             of_scan(path, probabilities),
             preview and preview / f"{file_names.case_name(path)}.png",
-            intensities,
+            reading,
         )
         for path in paths
     ]
@@ -110,7 +111,7 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
 
     if job.lungs and not job.lungs.exists():
         raise FileNotFoundError(f"no lung mask {job.lungs}: add it, or omit --lungs")
-    found = segment.segment_scan(segmenter, job.scan, job.lungs, job.intensities)
+    found = segment.segment_scan(segmenter, job.scan, job.lungs, job.reading)
     by = f"by {segmenter.name}"
     if job.probabilities:
         levels = found.levels
@@ -118,7 +119,7 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
             job.probabilities, levels, found.header, f"lesion probability {by}"
         )
     if job.preview:
-        picture = scan_plots.preview(job.scan, found.mask, found.lungs, job.intensities)
+        picture = scan_plots.preview(job.scan, found.mask, found.lungs, job.reading)
         files.write_figure(job.preview, picture)
     nifti.write_mask(job.out, found.mask, found.header, f"lesion mask {by}")  # the last file
     return found
@@ -150,7 +151,7 @@ def segment_jobs(
             row |= {"state": "done", "message": message}
             log(f"{job.out}: lesions {found.ml:.1f} ml, {found.percent:.1f} % of the lungs")
             if message:
-                log(f"WARNING: {job.scan.name} is unlike the training scans: {message}")
+                log(f"WARNING: {job.scan.name}: {message}")
         rows.append(row)
     return pd.DataFrame(rows)
 

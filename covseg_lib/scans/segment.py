@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from covseg_lib.evaluation import prediction
 from covseg_lib.images import geometry, nifti, resizing, volumes
 from covseg_lib.scans.segmenters import Segmenter
-from covseg_lib.settings import Reading
+from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.training import batches
 from covseg_lib.training.models import Postprocessing
 
@@ -44,7 +45,7 @@ class Segmentation:
     @property
     def ml(self) -> float:
         """Volume of the lesions in ml."""
-        return np.count_nonzero(self.mask) * nifti.voxel_ml(self.header)
+        return np.count_nonzero(self.mask) * geometry.voxel_ml(self.header)
 
     @property
     def percent(self) -> float:
@@ -57,7 +58,10 @@ class Segmentation:
 
 
 def segment_scan(
-    segmenter: Segmenter, path: Path, lungs: Path | None = None, intensities: str = "auto"
+    segmenter: Segmenter,
+    path: Path,
+    lungs: Path | None = None,
+    reading: Reading = DEFAULT_READING,
 ) -> Segmentation:
     """Segment the lesions of a CT scan (3D NIfTI, in HU or grey levels).
 
@@ -67,7 +71,8 @@ def segment_scan(
     path : path of the scan
     lungs : path of its lung mask, optional
         By default the lungs are predicted.
-    intensities : "auto", "hu" or "grey", see `intensities.intensity_unit`
+    reading : Reading
+        Its intensities and orientation; window and step are those of the runs.
 
     Raises
     ------
@@ -75,26 +80,28 @@ def segment_scan(
         The scan or the lung mask is not readable, they do not fit together, or no lungs are found
         and a run needs them.
     """
-    scan = _Scan(Path(path), lungs, intensities)
+    scan = _Scan(Path(path), lungs, reading)
     inputs = [
         scan.inputs(run, lung_run)
         for run, lung_run in zip(segmenter.runs, segmenter.lung_runs, strict=True)
     ]
     lung_mask = scan.lung_mask(segmenter.lung_runs[0])
     levels = predict_levels(segmenter, inputs, scan.header, scan.path.name)
-    mask = levels_to_mask(levels, segmenter.postprocessing, nifti.voxel_ml(scan.header))
+    mask = levels_to_mask(levels, segmenter.postprocessing, geometry.voxel_ml(scan.header))
     if lungs is None:  # a lung model leaves out dense lesions
         lung_mask |= mask.view(bool)
-    warnings = unlike_training(segmenter, inputs[0].images, lung_mask, scan.header)
+    warnings = nifti.misnamed(scan.path)
+    warnings += unlike_training(segmenter, inputs[0].images, lung_mask, scan.header)
     return Segmentation(levels, mask, lung_mask, scan.header, warnings)
 
 
 class _Scan:
     """A scan, read and resized once for all runs; its lungs, predicted once by each lung model."""
 
-    def __init__(self, path, lungs, intensities):
+    def __init__(self, path, lungs, reading):
         self.path, self.header = path, nifti.read_header(path)
-        self.intensities = intensities
+        self.reading = reading
+        geometry.state_orientation(self.header, reading.orientation)
         self.lung_path = lungs
         self.given_lungs = volumes.read_lung_mask(lungs, self.header) if lungs else None
         self.resized, self.lungs = {}, {}
@@ -105,7 +112,8 @@ class _Scan:
         key = made_with["step"], made_with["size"], tuple(made_with["window_hu"])
         if key not in self.resized:
             step, size, window = key
-            grey, _ = volumes.read_grey(self.path, Reading(window, step, self.intensities))
+            reading = dataclasses.replace(self.reading, window_hu=window, step=step)
+            grey, _ = volumes.read_grey(self.path, reading)
             small = [np.round(resizing.resize_image(image, (size, size))) for image in grey]
             self.resized[key] = np.stack(small)[..., None]
         return resizing.standardise(self.resized[key], made_with["mean"], made_with["std"])
@@ -157,7 +165,7 @@ def predict_levels(
     name : str, for the progress bar
     """
     step = segmenter.runs[0].recipe.preprocessing["step"]
-    levels = np.empty(nifti.upright_shape(header), np.uint8)
+    levels = np.empty(geometry.upright_shape(header), np.uint8)
 
     def prepare(first):
         rows = np.minimum(np.arange(first, first + BATCH), len(levels) - 1)
@@ -202,7 +210,7 @@ def levels_to_mask(levels: np.ndarray, rules: Postprocessing, voxel_ml: float) -
 
 def to_scan(image: np.ndarray, header: nib.Nifti1Header, step: int) -> np.ndarray:
     """Resize a prediction (size, size) to the scan's upright slice: (H, W) float32."""
-    shape, flipped = nifti.upright_shape(header)[1:], nifti.flipped_axes(header)
+    shape, flipped = geometry.upright_shape(header)[1:], geometry.flipped_axes(header)
     return resizing.resize_to_scan(image, shape, step, flipped)
 
 
@@ -227,10 +235,10 @@ def unlike_training(
             f"the mean grey level is {mean:.2f} deviations from that of the training scans "
             f"(there {low:.2f} to {high:.2f}): check its unit and window"
         )
-    slice_mm = nifti.spacing_mm(header)[0]
+    slice_mm = geometry.spacing_mm(header)[0]
     if not SLICE_MM[0] <= slice_mm <= SLICE_MM[1]:
         found.append(f"slices are {slice_mm:g} mm apart (expected {SLICE_MM[0]} to {SLICE_MM[1]})")
-    lungs_ml = np.count_nonzero(lungs) * nifti.voxel_ml(header)
+    lungs_ml = np.count_nonzero(lungs) * geometry.voxel_ml(header)
     if not LUNGS_ML[0] <= lungs_ml <= LUNGS_ML[1]:
         found.append(
             f"the lungs have {lungs_ml:.0f} ml (expected {LUNGS_ML[0]} to {LUNGS_ML[1]}): check "

@@ -1,8 +1,9 @@
 """What the network sees: normalised slices with their neighbours, in batches for `fit`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -82,8 +83,8 @@ class Batches(keras.utils.PyDataset):
     batch_size : int
     seed : int
     shares : (devices, process, processes)
-        Several devices share a batch: it is filled up to a multiple of their number. Of several
-        processes that train together, each gets its part.
+        Several devices share a batch: it is filled up to a multiple of their number, by slices of
+        its own. Of several processes that train together, each gets its part.
     draw : function of a numpy.random.Generator, optional
         Returns the rows of an epoch. Default: all rows, shuffled.
     augmentation : Augmentation, optional
@@ -107,7 +108,7 @@ class Batches(keras.utils.PyDataset):
         draw: Callable[[np.random.Generator], np.ndarray] | None = None,
         augmentation: Augmentation | None = None,
     ):
-        super().__init__(workers=2)  # with one worker, epochs wait for tf.data (docs/training.md)
+        super().__init__(workers=2 if augmentation else 1)  # two wait 0.1 s at each epoch's end
         self.images, self.masks, self.rows = images, masks, rows
         self.batch_size, self.seed, self.shares = batch_size, seed, shares
         self.draw = draw or (lambda rng: rng.permutation(rows))
@@ -134,6 +135,18 @@ class Batches(keras.utils.PyDataset):
             seed = (self.seed, self.epoch, number, self.shares[1])
             images, masks = self.augmentation(images, masks, seed)
         return images, masks
+
+    def for_fit(self) -> Any:
+        """Return what `fit` reads: for TensorFlow a tf.data.Dataset, otherwise these batches.
+
+        Keras would make a dataset, too, but one that tunes itself, and epochs wait for that at
+        their end (docs/training.md). Augmented batches, which take time, stay with Keras' threads.
+        """
+        if keras.backend.backend() != "tensorflow" or self.augmentation:
+            return self
+        dataset = devices.tensorflow_dataset(self)
+        dataset.rows, dataset.images = self.rows, self.images  # the notebooks look at them
+        return dataset
 
 
 def make_inputs(
@@ -171,13 +184,24 @@ def open_inputs(study: Study, recipe: Recipe) -> tuple[Inputs, np.ndarray]:
 def make_batches(
     study: Study, recipe: Recipe, shares: tuple[int, int, int] = (1, 0, 1)
 ) -> tuple[Batches, Batches]:
-    """Return the training batches and the validation batches of a recipe."""
+    """Return the training batches and the validation batches of a recipe.
+
+    XLA compiles the network again for each size of a batch. Where it does, the last training batch
+    is filled up by slices of its own, and validation batches are all of one size, if possible.
+    """
     inputs, masks = open_inputs(study, recipe)
+    if recipe.channels == 1 and not recipe.augmentation:
+        inputs = replace(inputs, images=devices.on_device(inputs.images))
+        masks = devices.on_device(masks)
     split, fold = recipe.split, recipe.fold
     subsets = ("train",) if recipe.selection == "validation" else ("train", "validation")
     train = preprocessing.subset_rows(study, *subsets, split=split, fold=fold)
     validation = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
-    options = (recipe.batch_size, recipe.seed, shares)
+    size, validation_size, train_shares = recipe.batch_size, recipe.batch_size, shares
+    if devices.compiles_each_size():
+        train_shares = (-(-size // shares[0]) * shares[0], *shares[1:])
+        sizes = range(max(1, size // 2), size + 1)
+        validation_size = max((n for n in sizes if len(validation) % n == 0), default=size)
     draw = None
     if recipe.sampling == "balanced":
         table = preprocessing.slice_table(study).loc[train]
@@ -186,8 +210,8 @@ def make_batches(
         )
     augmentation = Augmentation(inputs.lungs is not None) if recipe.augmentation else None
     return (
-        Batches(inputs, masks, train, *options, draw, augmentation),
-        Batches(inputs, masks, validation, *options),
+        Batches(inputs, masks, train, size, recipe.seed, train_shares, draw, augmentation),
+        Batches(inputs, masks, validation, validation_size, recipe.seed, shares),
     )
 
 
@@ -219,22 +243,3 @@ def balanced_rows(
     ]
     drawn = [pools[turn % 2][rng.integers(len(pools[turn % 2]))] for turn in range(count)]
     return np.array([rng.choice(slices) for slices in drawn])
-
-
-def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:
-    """Raise ValueError if no training slice has a lesion; warn if no validation slice has one."""
-    lesions = preprocessing.slice_table(study)["lesion_pixels"].to_numpy()
-    for subset in ("train", "validation"):
-        rows = preprocessing.subset_rows(study, subset, split=recipe.split, fold=recipe.fold)
-        if lesions[rows].any():
-            continue
-        if subset == "train":
-            raise ValueError(
-                f"no training slice of the {recipe.split} split, fold {recipe.fold}, has a lesion: "
-                "there is nothing to learn. Choose another SPLIT or FOLD, or another SEED in "
-                "notebook 02"
-            )
-        log(
-            "WARNING: no validation slice has a lesion, so the best epoch means little: choose "
-            "another SEED in notebook 02"
-        )

@@ -1,8 +1,7 @@
 """Keras callbacks of a training: what is written and printed after each epoch.
 
-Keras' own BackupAndRestore and CSVLogger write their files in place, one after the other. A process
-that is killed in between leaves files that do not belong together. `Backup` and `History` do the
-same work with files that are always complete.
+Keras' own BackupAndRestore and CSVLogger write in place, one file after the other: a kill leaves
+files that do not belong together. `Backup` and `History` write files that are always complete.
 """
 
 import io
@@ -10,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -103,7 +103,7 @@ class Backup(keras.callbacks.Callback):
     One file holds the weights, the optimizer's state, the history and the best weights. There are
     two files, a.npz and b.npz. Each is first written atomically; from then on, the older one is
     overwritten in place. (Replaced files would fill the bin of Google Drive.) Their checksums show
-    whether a file is complete.
+    whether a file is complete. A file is written while the next epoch trains.
 
     Parameters
     ----------
@@ -123,6 +123,8 @@ class Backup(keras.callbacks.Callback):
         self.paths = [folder / "a.npz", folder / "b.npz"]
         self.rows, self.best_weights, self.every = rows, best_weights, every
         self.arrays: dict[str, np.ndarray] = {}
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
     def load(self, log: Callable[[str], None]) -> bool:
         """Read the newest complete file: restore its history and best weights; False if none.
@@ -152,8 +154,9 @@ class Backup(keras.callbacks.Callback):
             )
         if not found:
             return False
-        newest = max(found, key=lambda path: len(_history(found[path])))
-        self.arrays, self.rows[:] = found[newest], _history(found[newest])
+        histories = {path: json.loads(str(found[path]["history"])) for path in found}
+        newest = max(found, key=lambda path: len(histories[path]))
+        self.arrays, self.rows[:] = found[newest], histories[newest]
         for line in damaged:
             log(f"{line}: continuing from {newest.name}, after epoch {len(self.rows)}")
         self.paths.sort(key=lambda path: path == newest)
@@ -180,17 +183,26 @@ class Backup(keras.callbacks.Callback):
         """Save the last epoch."""
         if len(self.rows) > self.saved:
             self._save()
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last backup is written; raises OSError if that is not possible."""
+        if self.writing:
+            self.writing.result()
 
     def _save(self):
-        optimizer = [keras.ops.convert_to_numpy(v) for v in _adam(self.model).variables]
-        scale = [keras.ops.convert_to_numpy(v) for v in _loss_scale(self.model)]
-        lists = {"weights": self.model.get_weights(), "optimizer": optimizer, "scale": scale}
-        arrays = {f"{kind}_{n}": a for kind, values in lists.items() for n, a in enumerate(values)}
+        self.finish()
+        lists = {"weights": self.model.weights, "optimizer": _adam(self.model).variables}
+        lists["scale"] = _loss_scale(self.model)
+        arrays = {
+            f"{kind}_{n}": np.array(keras.ops.convert_to_numpy(variable))  # training changes it
+            for kind, variables in lists.items()
+            for n, variable in enumerate(variables)
+        }
         arrays["best_weights"] = np.frombuffer(self.best_weights.read_bytes(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, history=json.dumps(self.rows), **arrays)
-        save = files.overwrite if self.paths[0].exists() else files.write_bytes
-        save(self.paths[0], buffer.getbuffer())
+        arrays["history"] = np.array(json.dumps(self.rows))
+        self.paths[0].parent.mkdir(parents=True, exist_ok=True)
+        self.writing = self.writer.submit(_write, self.paths[0], arrays)
         self.paths.reverse()
         self.saved = len(self.rows)
 
@@ -205,8 +217,13 @@ def one_cycle(recipe: Recipe, epoch: int, rate: float = 0) -> float:
     return recipe.learning_rate * min(rising, 0.5 + 0.5 * math.cos(math.pi * max(falling, 0)))
 
 
-def _history(arrays):
-    return json.loads(str(arrays["history"]))
+def _write(path, arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    if not path.parent.is_dir():  # writing would make it again
+        raise FileNotFoundError(f"{path.parent} disappeared: if it is on Drive, mount Drive again")
+    save = files.overwrite if path.exists() else files.write_bytes
+    save(path, buffer.getbuffer())
 
 
 def _list(arrays, kind):
@@ -223,25 +240,8 @@ def _adam(model):
 
 def _loss_scale(model):
     """Return the variables that scale the loss for float16, or none."""
-    optimizer = model.optimizer
-    if hasattr(optimizer, "inner_optimizer"):
-        return [optimizer.step_counter, optimizer.dynamic_scale]
-    return []
-
-
-class ShuffleBatches(keras.callbacks.Callback):
-    """Shuffle the training batches at the start of each epoch.
-
-    A dataset cannot do that itself: Keras also calls its `on_epoch_end` when no epoch has ended.
-    """
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Shuffle, before Keras asks for the first batch."""
-        self.batches.shuffle(epoch)
+    names = ("step_counter", "dynamic_scale")
+    return [getattr(model.optimizer, name) for name in names if hasattr(model.optimizer, name)]
 
 
 def best_epoch(history: pd.DataFrame, metric: str, selection: str = "validation") -> int:

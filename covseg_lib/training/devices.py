@@ -5,12 +5,15 @@ import ctypes
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from covseg_lib import colab
 from covseg_lib.settings import PRECISIONS
 
+LARGEST_ON_DEVICE = 1e9  # bytes: 3,800 slices of 256 px
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -129,6 +132,37 @@ def _tensorflow_adam_for_replicas(learning_rate, clipnorm, weight_decay):
             super().apply(parts, trainable_variables)
 
     return AdamForReplicas(learning_rate, weight_decay=weight_decay)
+
+
+def compiles_each_size() -> bool:
+    """Return whether each size of a batch compiles the network again, as XLA on GPUs does."""
+    return keras.backend.backend() == "jax" or not list_devices()[0].startswith("cpu")
+
+
+def on_device(array: np.ndarray) -> Any:
+    """Return an array or memory map; for JAX with one GPU, a copy in the GPU's memory if it fits.
+
+    Then batches are taken there, and no pixels travel to the GPU during the training.
+    """
+    alone = keras.backend.backend() == "jax" and len(list_devices()) == 1
+    if not alone or list_devices()[0].startswith("cpu") or array.nbytes > LARGEST_ON_DEVICE:
+        return array
+    return keras.ops.convert_to_tensor(array)
+
+
+def tensorflow_dataset(batches: keras.utils.PyDataset) -> Any:
+    """Return batches as a tf.data.Dataset that does not tune itself and reads two batches ahead."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0]]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: (batches[number] for number in range(len(batches))),
+        output_signature=tuple(signature),
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    count = tf.data.experimental.assert_cardinality(len(batches))
+    return dataset.apply(count).prefetch(2).with_options(options)
 
 
 def reuse_freed_memory() -> None:

@@ -1,10 +1,11 @@
 """The recipe of a run: everything that decides its result."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from covseg_lib import files
-from covseg_lib.data import splits
+from covseg_lib.data import preprocessing, splits
 from covseg_lib.settings import OBJECTIVE_NAMES, PRECISIONS
 from covseg_lib.study import Study
 
@@ -212,3 +213,22 @@ def is_finished(recipe: Recipe, study: Study) -> bool:
             "(RESUME = False; for a sweep, remove the folder)"
         )
     return ended and recipe.epochs in (done, stored.epochs)
+
+
+def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:
+    """Raise ValueError if no training slice has a lesion; warn if no validation slice has one."""
+    lesions = preprocessing.slice_table(study)["lesion_pixels"].to_numpy()
+    for subset in ("train", "validation"):
+        rows = preprocessing.subset_rows(study, subset, split=recipe.split, fold=recipe.fold)
+        if lesions[rows].any():
+            continue
+        if subset == "train":
+            raise ValueError(
+                f"no training slice of the {recipe.split} split, fold {recipe.fold}, has a lesion: "
+                "there is nothing to learn. Choose another SPLIT or FOLD, or another SEED in "
+                "notebook 02"
+            )
+        log(
+            "WARNING: no validation slice has a lesion, so the best epoch means little: choose "
+            "another SEED in notebook 02"
+        )

@@ -5,6 +5,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +14,7 @@ import pandas as pd
 from covseg_lib import colab, files
 from covseg_lib.study import Study
 from covseg_lib.training import batches, devices, models, recipes
-from covseg_lib.training.batches import Batches
-from covseg_lib.training.callbacks import Backup, BestWeights, History, ShuffleBatches, one_cycle
+from covseg_lib.training.callbacks import Backup, BestWeights, History, one_cycle
 from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import Recipe
 
@@ -25,13 +25,13 @@ PATIENCE = 3  # epochs without any predicted lesion before the log warns of a co
 class Training:
     """What `fit` needs to train a run.
 
-    batches, validation : Keras datasets of (B, size, size, 1) slices and masks
+    batches, validation : datasets of (B, size, size, 1) slices and masks, see `Batches.for_fit`
     epoch : int, the epochs that are done already: `initial_epoch`
     callbacks : Keras callbacks that keep history, best weights and backups, and print the log
     """
 
-    batches: Batches
-    validation: Batches
+    batches: Any
+    validation: Any
     epoch: int
     callbacks: list[keras.callbacks.Callback]
 
@@ -85,7 +85,7 @@ def open_training(
         paths = {name: study.path(name, run=recipe.run) for name in names}
         if not resume:
             shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
-        train_batches, validation = batches.make_batches(study, recipe, shares)
+        train, validation = batches.make_batches(study, recipe, shares)
         rows: list[dict] = []
         backup = Backup(paths["backup"], rows, paths["weights"], backup_every)
         if recipes.is_finished(recipe, study):
@@ -93,16 +93,21 @@ def open_training(
             log(f"run {recipe.run} has finished after {done} epochs: loaded, not trained again")
             epoch, callbacks = recipe.epochs, []
         else:
-            batches.check_lesions(study, recipe, log)
+            recipes.check_lesions(study, recipe, log)
             if backup.load(log):
                 log(f"resuming run {recipe.run} after epoch {len(rows)} of {recipe.epochs}")
             _start(recipe, paths, rows)
             epoch, callbacks = len(rows), _callbacks(recipe, paths, rows, backup, log)
-            callbacks.append(ShuffleBatches(train_batches))
+            # a dataset cannot shuffle itself: Keras calls its on_epoch_end also when none has ended
+            shuffle = {"on_epoch_begin": lambda epoch, logs: train.shuffle(epoch)}
+            callbacks.append(keras.callbacks.LambdaCallback(**shuffle))
             if recipe.optimizer == "adamw":
                 rate = functools.partial(one_cycle, recipe)
                 callbacks.append(keras.callbacks.LearningRateScheduler(rate))
-        yield Training(train_batches, validation, epoch, callbacks)
+        try:
+            yield Training(train.for_fit(), validation.for_fit(), epoch, callbacks)
+        finally:
+            backup.writer.shutdown()  # waits; an error of it would hide the one of the training
 
 
 def _start(recipe, paths, rows):
