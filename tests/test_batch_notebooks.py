@@ -69,7 +69,7 @@ def test_a_failed_notebook_reports_its_cell_error_and_copy(suite):
 
 
 def test_the_report_has_no_code_and_no_stderr(suite, monkeypatch):
-    monkeypatch.setattr(notebooks, "_settings_and_versions", lambda study: "## Settings")
+    monkeypatch.setattr("covseg_lib.batch.runs.settings_and_versions", lambda study: "## Settings")
     _notebook(
         notebooks.NOTEBOOKS / "06_last.ipynb",
         "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')",
