@@ -1,6 +1,7 @@
 # Each target makes its environment by itself.
 PYTHON ?= python3
 PYTHON_LOWEST ?= python3.10
+PYTHON_COLAB ?= python3.13
 BIN = .venv/bin
 QUICK = $(addprefix tests/test_, volumes.py slicing.py cases.py splits.py files.py study.py \
   resizing.py metrics.py objectives.py unet.py plots.py modules.py)
@@ -20,7 +21,7 @@ check: .venv/installed lint  ## lint and the quick tests: under a minute
 # and what takes long: twenty kills, clusters, several devices, the second demo, lowest versions
 test-all: .venv/installed lint  ## all tests (an hour)
 	COVSEG_KILLS=20 $(BIN)/pytest -m "slow or not slow"
-	$(MAKE) test-lowest
+	$(MAKE) test-lowest test-colab
 
 notebooks: .venv/installed  ## make the outputs of the committed notebooks again
 	$(BIN)/python tests/refresh_notebooks.py
@@ -32,12 +33,22 @@ words: .venv/installed  ## count the words of the notebooks again, in docs/lesso
 test-lowest: .venv-lowest/installed  ## the tests with the lowest versions in requirements.txt
 	.venv-lowest/bin/pytest
 
+test-colab: .venv/installed .venv-colab/installed  ## all notebooks with Colab's own packages
+	COVSEG_COLAB_PYTHON=$(CURDIR)/.venv-colab/bin/python $(BIN)/pytest -n 0 -m slow tests/test_colab_image.py
+
+colab-packages:  ## take a newer list: make colab-packages LIST=freeze.txt DATE=2026-11
+	@$(PYTHON) tests/colab_packages.py $(LIST) $(DATE)
+
 browser: .venv/installed  ## the notebooks in JupyterLab in a headless Chromium
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	$(BIN)/python tests/browser.py
 
 repository:  ## set the GitHub repository: make repository NAME=alice/covseg
 	@$(PYTHON) tests/set_repository.py $(NAME)
+
+parts: .venv/installed  ## put badges, set-up cell and links into every notebook again
+	$(BIN)/python tests/notebook_parts.py
+	$(BIN)/python tests/test_docs.py
 
 lint: .venv/installed  ## ruff, mypy, import-linter, codespell
 	$(BIN)/ruff check .
@@ -61,4 +72,11 @@ format: .venv/installed  ## format the code
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: help check format demo test test-all test-lowest browser repository notebooks words lint
+# every package that covseg imports or could move, in Colab's version
+.venv-colab/installed: requirements.txt $(wildcard tests/colab_packages_*.txt)
+	$(PYTHON_COLAB) -m venv --clear .venv-colab
+	.venv-colab/bin/python tests/colab_packages.py install
+	touch $@
+
+.PHONY: help check format demo test test-all test-lowest test-colab colab-packages browser repository parts \
+  notebooks words lint

@@ -10,6 +10,7 @@ import pandas as pd
 
 from covseg_lib import files
 from covseg_lib.scans import commands
+from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 
 STUDY = click.option(
@@ -55,7 +56,7 @@ def run_command(folder, only, parameters) -> None:
     from covseg_lib.batch import notebooks
 
     study = Study(folder)
-    values = {name: notebooks.parse_value(value) for name, value in parameters}
+    values = {name: parse_value(value) for name, value in parameters}
     try:
         executed = notebooks.run_notebooks(study, values, only)
     except (ValueError, OSError, notebooks.NotebookFailed) as error:
@@ -148,11 +149,11 @@ def sweep_command(folder, numbers, vary, parameters, file, workers, scheduler, d
 
 def _read_jobs(study, numbers, vary, parameters, file):
     """Return the jobs of a sweep from its options and its file; the options win."""
-    from covseg_lib.batch import grid, notebooks
+    from covseg_lib.batch import grid
 
     file_numbers, file_vary, file_values = grid.read_sweep_file(file) if file else ((), {}, {})
     varied = grid.parse_vary(vary)
-    values = {name: notebooks.parse_value(value) for name, value in parameters}
+    values = {name: parse_value(value) for name, value in parameters}
     for name in varied.keys() | values.keys():
         file_vary.pop(name, None)
         file_values.pop(name, None)
@@ -193,6 +194,25 @@ def runs_command(folder) -> None:
         raise click.ClickException(str(error)) from error
     nothing = f"no runs in {folder}: run notebook 03, 04 or 05 first"
     click.echo(runs.brief_table(table).to_string() if len(table) else nothing)
+
+
+@main.command("notebooks")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--course",
+    is_flag=True,
+    help="Make two folders: students/ without answers and outputs, teachers/ with answers to run.",
+)
+def notebooks_command(folder, course) -> None:
+    """Copy the notebooks into FOLDER."""
+    from covseg_lib.batch import notebooks
+
+    try:
+        for readers in ("students", "teachers") if course else ("",):
+            for copy in notebooks.copy_notebooks(folder / readers, readers):
+                click.echo(copy)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
 
 
 main.add_command(commands.predict_command)

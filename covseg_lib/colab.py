@@ -1,4 +1,4 @@
-"""What differs on Google Colab: the study's folder, missing packages, the GPU, Drive's speed."""
+"""What differs on Google Colab: the study's folder, packages, the GPU, Drive, the runtime's end."""
 
 import importlib.metadata
 import os
@@ -7,12 +7,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from covseg_lib import files
-from covseg_lib.settings import PROFILES
+from covseg_lib.settings import PROFILES, as_bool
 
 PROJECT = Path(__file__).resolve().parents[1]
+TESTED_RUNTIME = "2026-08"  # its packages are listed in tests/; `make colab-packages` changes both
+CHOOSE_RUNTIME = (
+    f"covseg is tested with Colab's runtime of {TESTED_RUNTIME}: choose that version "
+    "(Runtime, Change runtime type, Runtime version) and run all cells again"
+)
 NO_GPU = (
     "no GPU: the demo takes minutes, the report's sizes take a day; "
     "to get a GPU: Runtime, Change runtime type"
@@ -21,7 +27,14 @@ NO_GPU = (
 
 def on_colab() -> bool:
     """Return whether this runs on Colab, in a notebook or in a process started by one."""
+    if on_kaggle():  # its image is made from Colab's
+        return False
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def on_kaggle() -> bool:
+    """Return whether this runs in a Kaggle notebook."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def drive() -> Path:
@@ -43,32 +56,76 @@ def study_folder() -> Path:
 
 
 def install_missing(requirements: Path = PROJECT / "requirements.txt") -> list[str]:
-    """On Colab, install the missing packages of a requirements file; return their names.
+    """On Colab and Kaggle, install the missing packages of a requirements file; return their names.
 
     All installed versions are pinned for this call of pip, so preinstalled packages do not change.
-    Raises RuntimeError with pip's message if that is not possible.
+    Raises RuntimeError, which names the runtime to choose, if that is not possible, or if a
+    preinstalled package has a version that covseg cannot use.
     """
-    missing = [
-        line for line in _requirements(requirements) if on_colab() and not _is_installed(line)
-    ]
+    if not (on_colab() or on_kaggle()) or not requirements.exists():
+        return []
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found = [d for d in importlib.metadata.distributions() if d.metadata["Name"]]
+    versions = {canonicalize_name(d.metadata["Name"]): d.version for d in found}
+    wanted = [Requirement(line) for line in _requirements(requirements)]
+    missing = [need for need in wanted if canonicalize_name(need.name) not in versions]
+    for need in wanted:
+        version = versions.get(canonicalize_name(need.name))
+        if version and not need.specifier.contains(version, prereleases=True):
+            raise RuntimeError(
+                f"this runtime has {need.name} {version}, covseg needs {need}: {CHOOSE_RUNTIME}"
+            )
     if missing:
         with tempfile.TemporaryDirectory() as folder:
             pins = Path(folder, "installed.txt")
-            found = importlib.metadata.distributions()
-            versions = {d.metadata["Name"]: d.version for d in found if d.metadata["Name"]}
             lines = [f"{name}=={version}\n" for name, version in sorted(versions.items())]
             pins.write_text("".join(lines))
-            options = ["--quiet", "--constraint", str(pins)]
-            command = [sys.executable, "-m", "pip", "install", *options, *missing]
+            options = ["--quiet", "--constraint", str(pins), *map(str, missing)]
+            command = [sys.executable, "-m", "pip", "install", *options]
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
-                f"pip could not install {', '.join(missing)} beside the packages that Colab has:\n"
-                f"{done.stderr.strip()}\n"
-                "Restart the runtime (Runtime, Disconnect and delete runtime) "
-                "and run this cell again."
+                f"pip could not install {', '.join(map(str, missing))} beside the packages that "
+                f"this runtime has:\n{done.stderr.strip()}\n{CHOOSE_RUNTIME}"
             )
-    return [_name(line) for line in missing]
+    return [need.name for need in missing]
+
+
+def explain_failed_imports() -> None:
+    """On Colab, let the message of a failed import name the runtime version to choose."""
+    if on_colab():
+        from IPython import get_ipython
+
+        if shell := get_ipython():
+            shell.set_custom_exc((Exception,), _show_error)
+
+
+def _show_error(shell, kind, error, trace, tb_offset=None):
+    """Show an error as IPython does; if a module was being imported, add `CHOOSE_RUNTIME`."""
+    places = [frame.name for frame in traceback.extract_tb(trace)]
+    if isinstance(error, ImportError) or places.count("<module>") > 1:  # the first is the cell
+        kind, error = ImportError, ImportError(f"{error}\n{CHOOSE_RUNTIME}")
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+
+def end_runtime(wanted: bool) -> None:
+    """On Colab, end the runtime after the cell with `study.listing`, if wanted.
+
+    Drive is saved first.
+    """
+    if as_bool("END_RUNTIME", wanted) and "google.colab" in sys.modules:
+        from google.colab import drive as google_drive
+        from google.colab import runtime
+        from IPython import get_ipython
+
+        def end(result):
+            if "study.listing(" in result.info.raw_cell:
+                google_drive.flush_and_unmount()
+                runtime.unassign()
+
+        get_ipython().events.register("post_run_cell", end)
 
 
 def device() -> str:
@@ -191,15 +248,3 @@ def _nvidia(field):
 def _requirements(path):
     lines = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())
     return [line for line in lines if line]
-
-
-def _name(requirement):
-    return re.match(r"[\w.-]+", requirement).group()
-
-
-def _is_installed(requirement):
-    try:
-        importlib.metadata.version(_name(requirement))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

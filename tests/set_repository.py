@@ -26,7 +26,7 @@ def files(project):
     """
     found = [
         path
-        for pattern in ("*.md", "docs/*.md", "notebooks/*.ipynb")
+        for pattern in ("*.md", "docs/*.md", "notebooks/*.ipynb", "mkdocs.yml", "CITATION.cff")
         for path in sorted(project.glob(pattern))
     ]
     return [*found, project / "pyproject.toml"]
@@ -38,7 +38,7 @@ def set_repository(project, name):
         raise SystemExit(
             f"{name!r} is no repository: give owner/name, as in make repository NAME=alice/covseg"
         )
-    present = re.compile(rf"(github/|hub\.com/){re.escape(repository(project))}(?![\w-])")
+    present = re.compile(rf"(github/|hub\.com/|/gh/){re.escape(repository(project))}(?![\w-])")
     changed = []
     for path in files(project):
         before = path.read_text(encoding="utf-8")

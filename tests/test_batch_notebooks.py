@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 from click.testing import CliRunner
+from conftest import answers
 
 from covseg_lib.__main__ import main
 from covseg_lib.batch import notebooks
@@ -68,7 +69,7 @@ def test_a_failed_notebook_reports_its_cell_error_and_copy(suite):
 
 
 def test_the_report_has_no_code_and_no_stderr(suite, monkeypatch):
-    monkeypatch.setattr(notebooks, "_settings_and_versions", lambda study: "## Settings")
+    monkeypatch.setattr("covseg_lib.batch.runs.settings_and_versions", lambda study: "## Settings")
     _notebook(
         notebooks.NOTEBOOKS / "06_last.ipynb",
         "import sys\nprint('noise', file=sys.stderr)\nprint('a' + 'b')",
@@ -125,3 +126,40 @@ def test_predicting_without_a_run_names_the_notebook(tmp_path):
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
     assert "run notebook 03, 04 or 05 first" in done.output
+
+
+def _course(tmp_path):
+    done = CliRunner().invoke(main, ["notebooks", str(tmp_path / "course"), "--course"])
+    assert done.exit_code == 0, done.output
+    made = [tmp_path / "course" / readers for readers in ("students", "teachers")]
+    assert [len(list(folder.glob("*.ipynb"))) for folder in made] == [10, 10]
+    return [nbformat.read(folder / "03_train_accuracy.ipynb", as_version=4) for folder in made]
+
+
+def test_students_get_no_answers_and_teachers_a_cell_for_each(tmp_path):
+    students, teachers = _course(tmp_path)
+    text = "\n".join(cell.source for cell in students.cells)
+    assert "## Exercises" in text
+    assert "Answer" not in text
+    assert not any(cell.get("outputs") for cell in students.cells)
+    whole = nbformat.read(notebooks.find_notebooks(["03"])[0], as_version=4)
+    assert students.cells[-1].source == whole.cells[-2].source  # the cell of the last exercise
+    count = len(answers(whole))
+    assert count >= 2
+    assert teachers.cells[:-count] == whole.cells
+    found = [cell.source.split("\n", 1)[1] for cell in teachers.cells[-count:]]
+    assert found == answers(whole)
+    for notebook in (students, teachers):
+        nbformat.validate(notebook)
+
+
+def test_copies_are_the_notebooks_and_replace_nothing(tmp_path):
+    command = ["notebooks", str(tmp_path / "mine")]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    for path in notebooks.find_notebooks():
+        assert (tmp_path / "mine" / path.name).read_text() == path.read_text()
+    (tmp_path / "mine" / "00_segmentation_methods.ipynb").unlink()
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 1
+    assert "01_slice_volumes.ipynb exists: choose another folder, or remove it" in again.output
+    assert not (tmp_path / "mine" / "00_segmentation_methods.ipynb").exists()

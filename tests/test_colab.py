@@ -1,30 +1,19 @@
-"""Colab, played: a stand-in google.colab, a content folder of our own, and the notebooks' own set-
-up cell.
-"""
+"""Colab, played by a stand-in: the notebooks' own set-up cell, Drive, packages, the end."""
 
 import os
-import re
 import shutil
-import subprocess
-import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
+import numpy as np
 import pytest
-from nbclient import NotebookClient
-from set_repository import repository
+from colab_runtime import Runtime, set_up_cell
+from nbclient.exceptions import CellExecutionError
 
 from covseg_lib import colab
-from covseg_lib.batch import notebooks
 from covseg_lib.data import phantom, sources
-
-COPIED = ("covseg_lib", "notebooks", "requirements.txt")
-
-
-def _set_up_cell():
-    return nbformat.read(notebooks.find_notebooks()[0], as_version=4).cells[2].source
 
 
 def _wheel(folder, name, needs=""):
@@ -42,98 +31,11 @@ def _wheel(folder, name, needs=""):
         wheel.writestr(f"{info}/RECORD", "")
 
 
-class Runtime:
-    """A Colab runtime in a folder: its content, what Drive would hold once mounted, and a stand-in
-    google.colab.
-    """
-
-    def __init__(self, folder):
-        self.content, self.on_drive = folder / "content", folder / "my_drive"
-        (self.content / "sample_data").mkdir(parents=True)
-        self.on_drive.mkdir()
-        stand_in = folder / "site" / "google" / "colab"
-        stand_in.mkdir(parents=True)
-        (stand_in / "__init__.py").write_text("")
-        (stand_in / "drive.py").write_text(
-            "import os\n"
-            "def mount(place):\n"
-            "    print('mounting', place)\n"
-            "    os.makedirs(place)\n"
-            f"    os.rename({str(self.on_drive)!r}, os.path.join(place, 'MyDrive'))\n"
-        )
-        (stand_in / "files.py").write_text(
-            "import pathlib, shutil\n"
-            f"folder = pathlib.Path({str(folder)!r})\n"
-            "def upload():\n"
-            "    return {path.name: path.read_bytes() for path in (folder / 'laptop').iterdir()}\n"
-            "def download(path):\n"
-            "    shutil.copy(path, folder)\n"
-        )
-        self.environment = os.environ | {
-            "COLAB_RELEASE_TAG": "release-colab",
-            "COVSEG_CONTENT": str(self.content),
-            "PYTHONPATH": str(folder / "site"),
-            "PYTHONSAFEPATH": "1",
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(folder / "wheels"),
-            "PIP_TARGET": str(folder / "site"),
-        }
-        self.environment.pop("COVSEG_STUDY", None)
-
-    def put_project(self, project, folder, extra_requirements=""):
-        for name in COPIED:
-            copy = shutil.copytree if (project / name).is_dir() else shutil.copy
-            (folder).mkdir(parents=True, exist_ok=True)
-            copy(project / name, folder / name)
-        with open(folder / "requirements.txt", "a") as file:
-            file.write(extra_requirements)
-
-    def put_on_github(self, project, folder):
-        """Make a repository in a folder, which git takes for the one that the notebooks name."""
-        self.put_project(project, folder)
-        identity = ["-c", "user.name=a teacher", "-c", "user.email=teacher@example.org"]
-        for command in (["init"], ["add", "."], [*identity, "commit", "-m", "the project"]):
-            subprocess.run(["git", "-C", str(folder), *command], check=True, capture_output=True)
-        self.environment |= {
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"url.file://{folder}.insteadOf",
-            "GIT_CONFIG_VALUE_0": f"https://github.com/{repository(project)}",
-        }
-
-    def run_set_up(self):
-        code = f'STUDY = ""\n{_set_up_cell()}\nprint("library:", colab.PROJECT)'
-        command = [sys.executable, "-c", code]
-        return subprocess.run(
-            command, cwd=self.content, env=self.environment, capture_output=True, text=True
-        )
-
-    def run_all(self, number, **fields):
-        """Fill in form fields of a notebook and run all its cells, as Colab's page does; return
-        what was printed.
-        """
-        (path,) = notebooks.find_notebooks([number])
-        notebook = nbformat.read(path, as_version=4)
-        form = notebook.cells[1]
-        for name, value in fields.items():
-            form.source, found = re.subn(
-                rf"^{name} = .+?(?=  #@param)", f"{name} = {value!r}", form.source, flags=re.M
-            )
-            assert found == 1, f"{path.name} has no field {name}"
-        client = NotebookClient(notebook, resources={"metadata": {"path": self.content}})
-        client.execute(env=self.environment)
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-        return "".join(output.text for output in outputs if output.get("name") == "stdout")
-
-    def lose(self):
-        """Take the runtime away: what is on Drive stays."""
-        (self.content / "drive" / "MyDrive").rename(self.on_drive)
-        shutil.rmtree(self.content)
-        (self.content / "sample_data").mkdir(parents=True)
-
-
 @pytest.fixture
 def runtime(tmp_path):
-    return Runtime(tmp_path)
+    played = Runtime(tmp_path)
+    played.install_from(tmp_path / "wheels")
+    return played
 
 
 def test_the_project_is_found_on_drive_and_the_study_lies_in_it(runtime, project):
@@ -224,10 +126,54 @@ def test_a_package_that_would_move_another_is_refused(runtime, project, tmp_path
     done = runtime.run_set_up()
     assert done.returncode != 0
     assert (
-        "pip could not install covsegmissing>=1 beside the packages that Colab has" in done.stderr
+        "pip could not install covsegmissing>=1 beside the packages that this runtime has"
+        in done.stderr
     )
     assert "conflict" in done.stderr
     assert not list((tmp_path / "site").glob("numpy*"))
+
+
+def test_a_package_that_colab_has_in_a_wrong_version_names_the_runtime(runtime, project):
+    runtime.put_project(project, runtime.on_drive / "covseg", "numpy<1.20\n")
+    done = runtime.run_set_up()
+    assert done.returncode != 0
+    assert f"this runtime has numpy {np.__version__}, covseg needs numpy<1.20" in done.stderr
+    assert colab.CHOOSE_RUNTIME in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "names_it"),
+    [
+        ("import no_such_package", True),
+        ("import broken", True),  # another version of NumPy lacks what it needs
+        ("import numpy\nnumpy.no_such_name", False),  # a slip in the notebook itself
+    ],
+)
+def test_an_import_that_fails_names_the_runtime(runtime, project, tmp_path, code, names_it):
+    runtime.put_project(project, runtime.on_drive / "covseg")
+    (tmp_path / "site" / "broken.py").write_text("import numpy\nnumpy.no_such_name\n")
+    cells = [f'STUDY, END_RUNTIME = "", False\n{set_up_cell()}', code]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    with pytest.raises(CellExecutionError):
+        runtime.run(notebook)
+    (shown,) = [
+        "\n".join(output.traceback)
+        for output in notebook.cells[1].outputs
+        if output.output_type == "error"
+    ]
+    assert "no_such" in shown
+    assert (colab.CHOOSE_RUNTIME in shown) == names_it
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_runtime_ends_after_the_last_cell_if_wanted(runtime, project, wanted):
+    runtime.put_project(project, runtime.on_drive / "covseg")
+    set_up = f'STUDY, END_RUNTIME = "", {wanted}\n{set_up_cell()}'
+    cells = [set_up, "print('begun')", "print('made')  # study.listing(...)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    printed = runtime.run(notebook)
+    ended = "Drive is saved\nthe runtime ends\n" if wanted else ""
+    assert printed.endswith(f"begun\nmade\n{ended}")
 
 
 def test_jupyter_never_reaches_colab(project):

@@ -4,11 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
-from set_repository import files, repository, set_repository
+from colab_packages import find_list, read_list, take_list
+from notebook_parts import put_parts
+from set_repository import PROJECT, files, repository, set_repository
 
+from covseg_lib import colab
 from covseg_lib.batch import notebooks
 
 CLONE = re.compile(
@@ -20,16 +24,44 @@ def _addresses(project):
     """Return the repositories named covseg, or as ours is, that the project's files link to."""
     ours = re.escape(repository(project).split("/")[1])
     text = "\n".join(path.read_text(encoding="utf-8") for path in files(project))
-    return re.findall(rf"(?:github|hub\.com)/([\w-]+/(?:covseg|{ours}))(?![\w-])", text)
+    return re.findall(rf"(?:github|hub\.com|/gh)/([\w-]+/(?:covseg|{ours}))(?![\w-])", text)
 
 
 @pytest.mark.parametrize("path", notebooks.find_notebooks(), ids=lambda path: path.stem)
 def test_badge_and_set_up_cell_name_the_repository_of_pyproject(path, project):
     title, _, set_up = (cell.source for cell in nbformat.read(path, as_version=4).cells[:3])
-    badge = "https://colab.research.google.com/assets/colab-badge.svg"
-    page = f"https://colab.research.google.com/github/{repository(project)}/blob/main/notebooks/{path.name}"
-    assert f"[![Open in Colab]({badge})]({page})" in title
+    file = f"{repository(project)}/blob/main/notebooks/{path.name}"
+    assert f"](https://colab.research.google.com/github/{file})" in title
+    assert f"](https://kaggle.com/kernels/welcome?src=https://github.com/{file})" in title
+    binder = f"https://mybinder.org/v2/gh/{repository(project)}/main?labpath=notebooks/{path.name}"
+    assert f"]({binder})" in title
     assert CLONE.findall(set_up) == [repository(project)]
+
+
+@pytest.mark.parametrize("path", notebooks.find_notebooks(), ids=lambda path: path.stem)
+def test_the_shared_parts_are_in_every_notebook(path, project, tmp_path):
+    copy = shutil.copy(path, tmp_path)
+    assert not put_parts(Path(copy), repository(project)), "run `make parts`"
+
+
+def test_the_runtime_that_is_named_is_the_one_whose_packages_are_listed(project):
+    _, date = find_list(project)
+    assert date == colab.TESTED_RUNTIME
+    assert f"runtime of {date}" in (project / "README.md").read_text()
+
+
+def test_a_newer_list_of_colabs_packages_changes_every_date(copy, tmp_path):
+    for name in ("covseg_lib/colab.py", find_list(PROJECT)[0].relative_to(PROJECT)):
+        (copy / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, copy / name)
+    new = tmp_path / "freeze.txt"
+    new.write_text("numpy==2.9.0\nscikit_learn==1.9\n")
+    changed = take_list(new, "2031-05", copy)
+    assert find_list(copy) == (changed[0], "2031-05")
+    assert read_list(changed[0]) == {"numpy": "2.9.0", "scikit-learn": "1.9"}
+    assert 'TESTED_RUNTIME = "2031-05"' in (copy / "covseg_lib" / "colab.py").read_text()
+    assert len(changed) == 3 + len(notebooks.find_notebooks())  # list, colab.py, README
+    assert all("2031-05" in path.read_text() for path in changed[1:])
 
 
 def test_no_page_names_another_repository(project):
@@ -58,7 +90,7 @@ def test_the_command_sets_it_everywhere_and_changes_nothing_else(copy, project):
     assert done.stdout.splitlines()[-1] == "pyproject.toml"
     assert repository(copy) == "alice-b/ct.book"
     assert (
-        len(_addresses(copy)) == len(_addresses(project)) >= 1 + 2 * len(notebooks.find_notebooks())
+        len(_addresses(copy)) == len(_addresses(project)) >= 1 + 4 * len(notebooks.find_notebooks())
     )
     assert set(_addresses(copy)) == {"alice-b/ct.book"}
     changed = set_repository(copy, before)

@@ -4,11 +4,15 @@ import hashlib
 import io
 import pathlib
 import shutil
+import sys
 import threading
+import types
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
+from conftest import find_cases, write_volume
 
 from covseg_lib.data import sources
 from covseg_lib.settings import plan_settings
@@ -210,8 +214,10 @@ def test_sources_lead_to_their_folders(tmp_path, monkeypatch):
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match='expected "zenodo", "medseg", "folder", "phantom" or'):
-        sources.download("kaggle", tmp_path, tmp_path)
+    with pytest.raises(
+        ValueError, match='expected "zenodo", "kaggle", "medseg", "folder", "phantom"'
+    ):
+        sources.download("kagle", tmp_path, tmp_path)
 
 
 def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
@@ -226,3 +232,73 @@ def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path):
     ):
         sources.unpack_zip(packed, tmp_path / "both")
     assert [path.name for path in tmp_path.iterdir()] == ["both.zip"]
+
+
+KAGGLE_FILES = {  # two of the twenty cases, as Kaggle's copy names them
+    "ct_scans": ["coronacases_org_001", "radiopaedia_org_covid-19-pneumonia-29_86490_1-dcm"],
+    "infection_mask": ["coronacases_001", "radiopaedia_29_86490_1"],
+    "lung_mask": ["coronacases_001", "radiopaedia_29_86490_1"],
+    "lung_and_infection_mask": ["coronacases_001", "radiopaedia_29_86490_1"],
+}
+
+
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path):
+    """A stand-in for kagglehub with a copy that has Kaggle's names; nothing is attached."""
+
+    def write_copy(folder):
+        for name, stems in KAGGLE_FILES.items():
+            for stem in stems:
+                write_volume(folder / name / f"{stem}.nii", np.zeros((4, 4, 2), np.uint8))
+        return folder
+
+    def dataset_download(handle):
+        assert handle == "andrewmvd/covid19-ct-scans"
+        return str(write_copy(tmp_path / "cache"))
+
+    stand_in = types.SimpleNamespace(dataset_download=dataset_download, write_copy=write_copy)
+    monkeypatch.setitem(sys.modules, "kagglehub", stand_in)
+    monkeypatch.setattr(sources, "KAGGLE_INPUT", tmp_path / "input")
+    return stand_in
+
+
+def test_kaggles_odd_names_are_paired_and_are_the_records_cases(kaggle, tmp_path):
+    settings = plan_settings("report", source="kaggle")
+    folder = sources.prepare_volumes(Study(tmp_path / "study"), settings)
+    pairs = find_cases(folder)
+    assert [case.name for case in pairs] == ["coronacases_001", "radiopaedia_30_86490_1"]
+    assert [case.image.stem for case in pairs] == KAGGLE_FILES["ct_scans"]
+    assert [case.mask.parent.name for case in pairs] == ["infection_mask"] * 2
+    assert [case.lungs.parent.name for case in pairs] == ["lung_mask"] * 2
+
+
+@pytest.mark.parametrize("place", ["covid19-ct-scans", "datasets/andrewmvd/covid19-ct-scans"])
+def test_on_kaggle_the_attached_data_set_is_found(kaggle, tmp_path, place):
+    attached = kaggle.write_copy(tmp_path / "input" / place)
+    (tmp_path / "input" / "another" / "images").mkdir(parents=True)
+    assert sources.find_kaggle_copy() == attached
+
+
+@pytest.mark.parametrize("why", ["refused", "not installed"])
+def test_without_kaggle_zenodo_is_asked(kaggle, tmp_path, monkeypatch, why):
+    def refuse(handle):
+        raise ConnectionError(f"{handle} refused")
+
+    kaggle.dataset_download = refuse
+    if why == "not installed":
+        monkeypatch.setitem(sys.modules, "kagglehub", None)
+    asked = []
+    monkeypatch.setattr(sources, "download", lambda *where: asked.append(where))
+    study = Study(tmp_path / "study")
+    with pytest.warns(UserWarning, match="no copy from Kaggle .*: Zenodo's is used"):
+        sources.prepare_volumes(study, plan_settings("report", source="kaggle"))
+    assert asked == [("zenodo", study.path("dataset") / "zenodo", study.path("downloads"))]
+
+
+def test_the_report_profile_takes_kaggles_copy_where_one_is_near(monkeypatch):
+    assert sources.default_source("report") is None
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    assert sources.default_source("report") == "kaggle"
+    assert sources.default_source("demo") is None
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert sources.default_source("report") == "kaggle"

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from covseg_lib.batch import notebooks, runs
+from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 from covseg_lib.training import recipes
 from covseg_lib.training.recipes import Recipe
@@ -52,10 +53,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list]:
     pairs = [text.split("=") for text in texts]
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
-    return {
-        name: [notebooks.parse_value(value) for value in values.split(",")]
-        for name, values in pairs
-    }
+    return {name: [parse_value(value) for value in values.split(",")] for name, values in pairs}
 
 
 def read_sweep_file(path: Path) -> tuple[list[str], dict[str, list], dict]:
@@ -96,7 +94,7 @@ def _as_list(values):
 
 def _parse(value):
     """Convert a text of a YAML file as on the command line: YAML reads 1e-4 as text."""
-    return notebooks.parse_value(value) if isinstance(value, str) else value
+    return parse_value(value) if isinstance(value, str) else value
 
 
 def plan_sweep(

@@ -1,13 +1,10 @@
 """Run the notebooks one after the other with papermill, and turn notebook 06 into report.html."""
 
-import ast
-import importlib.metadata
 import itertools
-import json
 import os
-import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -20,17 +17,18 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from covseg_lib import __version__, files, parallel
+from covseg_lib import files, parallel
 from covseg_lib.colab import PROJECT
 from covseg_lib.study import Study
 
 NOTEBOOKS = PROJECT / "notebooks"
+if not NOTEBOOKS.is_dir():  # installed from a wheel, which puts them there
+    NOTEBOOKS = Path(sys.prefix, "share", "covseg", "notebooks")
 TOGETHER = (("00", "01"), ("03", "04", "05"), ("07", "08", "09"))  # need not each other
 PATH_PARAMETERS = {"DATASET", "SCAN", "MASK", "SCANS", "LUNG_MASKS"}
 RUN_PARAMETERS = {"MODEL", "START_FROM"}  # a path, or "shipped"
 NO_DOWNLOADS = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 KERNEL_ARGUMENTS = ["--log-level=ERROR"]  # else each ipykernel warns that ports are not encrypted
-PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")  # in report.html
 
 
 class NotebookFailed(Exception):
@@ -53,16 +51,11 @@ def find_notebooks(numbers: Sequence[str] = ()) -> list[Path]:
     """
     found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise FileNotFoundError(
-            f"no notebooks in {NOTEBOOKS}: run this from a copy of the whole project"
-        )
-    unknown = [
-        number for number in numbers if not any(path.name.startswith(number) for path in found)
-    ]
+        raise FileNotFoundError(f"no notebooks in {NOTEBOOKS}: install covseg again")
+    unknown = [n for n in numbers if not any(path.name.startswith(n) for path in found)]
     if unknown:
-        raise ValueError(
-            f"no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in found)}"
-        )
+        names = ", ".join(path.stem for path in found)
+        raise ValueError(f"no notebook {', '.join(unknown)}: there are {names}")
     return [path for path in found if not numbers or path.name.startswith(tuple(numbers))]
 
 
@@ -71,25 +64,44 @@ def parameter_names(path: Path) -> list[str]:
     return list(papermill.inspect_notebook(str(path)))
 
 
-def parse_value(text: str) -> object:
-    """Convert a parameter's text to a Python value, or return the text if it is not a literal.
+def copy_notebooks(folder: Path, readers: str = "") -> list[Path]:
+    """Copy all notebooks into a folder, and return the copies' paths.
 
-    A tuple becomes a list, because papermill would pass it to the notebook as text.
+    Parameters
+    ----------
+    folder : path
+    readers : "", "students" or "teachers"
+        Students get no answers and no outputs. Teachers get a cell for each answer, which they can
+        run. "": the notebooks are copied as they are.
 
-    >>> parse_value("50"), parse_value("1e-4"), parse_value("None")
-    (50, 0.0001, None)
-    >>> parse_value("001"), parse_value("slice"), parse_value("{[]: 1}"), parse_value("2024_01")
-    ('001', 'slice', '{[]: 1}', '2024_01')
-    >>> parse_value("(-160, 240)")
-    [-160, 240]
+    Raises
+    ------
+    FileExistsError
+        One of the copies exists. Nothing is written then.
     """
-    if re.fullmatch(r"[\d_]*_[\d_]*", text):  # a name: Python would read 2024_01 as 202401
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
-        return text
-    return list(value) if isinstance(value, tuple) else value
+    copies = {folder / path.name: path for path in find_notebooks()}
+    for existing in filter(Path.exists, copies):
+        raise FileExistsError(f"{existing} exists: choose another folder, or remove it")
+    for copy, path in copies.items():
+        notebook = nbformat.read(path, as_version=4)
+        if readers:
+            _prepare_course(notebook, for_teachers=readers == "teachers")
+        files.write_bytes(copy, f"{nbformat.writes(notebook)}\n".encode())
+    return list(copies)
+
+
+def _prepare_course(notebook, for_teachers):
+    """Make a notebook a teacher's, with a cell for each answer, or a student's, with no answers."""
+    if for_teachers:
+        folded = r"<summary>Answer (\d+):.*?```python\n(.*?)```"
+        for number, code in re.findall(folded, notebook.cells[-1].source, re.DOTALL):
+            cell = f"# Answer {number}\n{code}"
+            notebook.cells.append(nbformat.v4.new_code_cell(cell, id=f"answer-{number}"))
+        return
+    notebook.cells = [cell for cell in notebook.cells if "<summary>Answer" not in cell.source]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
 
 
 def run_notebooks(
@@ -214,11 +226,13 @@ def write_report(study: Study, notebook: Path) -> None:
     The page ends with the study's settings and the versions of the packages. It needs no internet:
     scripts, fonts, styles and pictures from other sites are left out.
     """
+    from covseg_lib.batch import runs  # which imports Keras
+
     executed = nbformat.read(notebook, as_version=4)
     drop_stderr(executed)
     for cell in executed.cells:
         cell.source = re.sub(r"(?m)^\[!\[Open in Colab.*$", "", cell.source)
-    executed.cells.append(nbformat.v4.new_markdown_cell(_settings_and_versions(study)))
+    executed.cells.append(nbformat.v4.new_markdown_cell(runs.settings_and_versions(study)))
     exporter = HTMLExporter(
         exclude_input=True, exclude_output_prompt=True, embed_images=True, **NO_DOWNLOADS
     )
@@ -226,21 +240,6 @@ def write_report(study: Study, notebook: Path) -> None:
     page, _ = exporter.from_notebook_node(executed, resources=resources)
     with files.atomic(study.path("report")) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
-
-
-def _settings_and_versions(study):
-    """Return a Markdown table of the study's settings, its runs' hardware, and all versions."""
-    rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
-    for run in study.runs():
-        timing = files.read_json(study.need("timing", run=run))
-        rows.append(
-            f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |"
-        )
-    versions = [f"covseg {__version__}", f"Python {platform.python_version()}"]
-    versions += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    rows.append(f"| versions | {', '.join(versions)} |")
-    table = "\n".join(["| | |", "|---|---|", *rows])
-    return f"## Settings and versions\n\n{table}\n\nNot a medical device."
 
 
 def drop_stderr(notebook: nbformat.NotebookNode) -> None:

@@ -1,14 +1,18 @@
 """All runs of a study in one table: settings, training time and scores."""
 
+import importlib.metadata
+import json
+import platform
 from dataclasses import asdict
 
 import pandas as pd
 
-from covseg_lib import files
+from covseg_lib import __version__, files
 from covseg_lib.evaluation import metrics, tables
 from covseg_lib.study import Study
 from covseg_lib.training import callbacks, recipes
 
+PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")  # in report.html
 SEEDS = ["seed", "fold"]  # runs with the same settings differ in these
 SETTINGS = ["objective", "split", "epochs", "base_filters", "depth", "batch_size", "learning_rate"]
 SETTINGS += ["precision", *recipes.SWITCH_NAMES]
@@ -114,3 +118,18 @@ def brief_table(table: pd.DataFrame) -> pd.DataFrame:
         if name not in ("objective", "epochs") and table[name].nunique() < 2
     ]
     return table.drop(columns=[*shared, "device"]).round(4)
+
+
+def settings_and_versions(study: Study) -> str:
+    """Return a Markdown table of the study's settings, its runs' hardware, and all versions."""
+    rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
+    for run in study.runs():
+        timing = files.read_json(study.need("timing", run=run))
+        rows.append(
+            f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |"
+        )
+    versions = [f"covseg {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    rows.append(f"| versions | {', '.join(versions)} |")
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    return f"## Settings and versions\n\n{table}\n\nNot a medical device."

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pooch
 
-from covseg_lib import __version__, files, parallel
+from covseg_lib import __version__, colab, files, parallel
 from covseg_lib.data import phantom
 from covseg_lib.images import nifti
 from covseg_lib.study import Study
@@ -31,6 +32,16 @@ ZENODO_SHA256 = {
 }
 MEDSEG = "doi:10.6084/m9.figshare.13521509.v2"  # MedSeg's nine volumes, with its own masks
 MEDSEG_ZIPS = ("rp_im.zip", "rp_lung_msk.zip", "rp_msk.zip")
+KAGGLE = "andrewmvd/covid19-ct-scans"  # a copy of the Zenodo record's volumes, not compressed
+KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle puts data sets that a notebook has attached
+
+
+def default_source(profile: str) -> str | None:
+    """Return "kaggle" for the report's data on Colab and Kaggle, which keep a copy; else None.
+
+    >>> default_source("demo")
+    """
+    return "kaggle" if profile == "report" and (colab.on_colab() or colab.on_kaggle()) else None
 
 
 def prepare_volumes(study: Study, settings: dict[str, Any]) -> Path:
@@ -41,7 +52,7 @@ def prepare_volumes(study: Study, settings: dict[str, Any]) -> Path:
     study : Study
     settings : dict
         As from `settings.plan_settings`. The source is "phantom", "varied_phantoms", "zenodo",
-        "medseg" or "folder".
+        "kaggle", "medseg" or "folder".
     """
     source, folder = settings["source"], study.dataset(settings)
     if source == "folder":
@@ -49,6 +60,10 @@ def prepare_volumes(study: Study, settings: dict[str, Any]) -> Path:
     with study.locked("preparing"):
         if source in PHANTOM_SOURCES:
             return write_phantoms(folder, PHANTOM_SOURCES[source], settings["seed"])
+        if source == "kaggle":
+            if copy := find_kaggle_copy():
+                return copy
+            source, folder = "zenodo", study.path("dataset") / "zenodo"
         return download(source, folder, study.path("downloads"))
 
 
@@ -92,6 +107,24 @@ def _to_nifti(array, kind):
     return image
 
 
+def find_kaggle_copy() -> Path | None:
+    """Return the folder of Kaggle's copy of the Zenodo record.
+
+    That is the data set which a Kaggle notebook has attached, or what kagglehub fetches: on Colab
+    from a copy nearby, elsewhere into the user's cache. If it cannot, warn and return None.
+    """
+    for pattern in ("*/ct_scans", "*/*/*/ct_scans"):  # <data set>, or datasets/<owner>/<data set>
+        for images in sorted(KAGGLE_INPUT.glob(pattern)):
+            return images.parent
+    try:
+        import kagglehub
+
+        return Path(kagglehub.dataset_download(KAGGLE))
+    except Exception as error:  # kagglehub's own, those of requests, or it is not installed
+        warnings.warn(f"no copy from Kaggle ({error}): Zenodo's is used", stacklevel=2)
+        return None
+
+
 def download(
     source: str,
     folder: Path,
@@ -132,7 +165,7 @@ def download(
     """
     if source not in DOWNLOADS:
         raise ValueError(
-            f'no source {source!r}: expected "zenodo", "medseg", "folder", "phantom" or '
+            f'no source {source!r}: expected "zenodo", "kaggle", "medseg", "folder", "phantom" or '
             '"varied_phantoms"'
         )
     folder, medseg = Path(folder), source == "medseg"
