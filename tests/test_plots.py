@@ -60,6 +60,14 @@ def test_an_animation_is_a_png_of_all_slices(tmp_path):
         assert (animation.format, animation.n_frames) == ("PNG", 3)
 
 
+def test_an_animation_begins_with_the_slice_that_has_most_lesion():
+    masks, order = np.zeros_like(MASKS), [2, 0, 1]
+    masks[2, :3] = masks[1, :2] = 1
+    titles = np.array(["a", "b", "c"])
+    in_order = slice_plots.animation(IMAGES[order], masks[order], None, titles[order])
+    assert slice_plots.animation(IMAGES, masks, None, titles) == in_order
+
+
 TITLES, SLICES = ["a", "b", "c"], pd.DataFrame({"patient": list("aab")})
 SUBSETS = {"slice": np.array(["train", "test", "validation"])}
 KEYS = pd.MultiIndex.from_tuples([("slice", "dice"), ("slice", "(empty mask)")])

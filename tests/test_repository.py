@@ -8,11 +8,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from colab_packages import find_list, read_list, take_list
 from notebook_parts import put_parts
 from set_repository import PROJECT, files, repository, set_repository
 
-from covseg_lib import colab
+from covseg_lib import __version__, colab
 from covseg_lib.batch import notebooks
 
 CLONE = re.compile(
@@ -107,3 +108,9 @@ def test_what_is_no_owner_and_name_is_refused(copy, name):
     with pytest.raises(SystemExit, match="give owner/name"):
         set_repository(copy, name)
     assert repository(copy) != name
+
+
+def test_the_citation_has_the_projects_version(project):
+    citation = yaml.safe_load((project / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["repository-code"].endswith(repository(project))

@@ -117,8 +117,11 @@ def animation(
 ) -> bytes:
     """Return an animated PNG of slices, masks and titles as for `error_maps`, a frame a slice.
 
-    `true` is None for a scan without true masks: the predicted ones are then drawn in orange.
+    `true` is None for a scan without true masks: the predicted ones are then drawn in orange. The
+    first frame, which is all that a page without animation shows, is the slice with most lesion.
     """
+    areas = np.count_nonzero(predicted if true is None else true, axis=(1, 2))
+    frames = np.roll(np.arange(len(images)), -int(areas.argmax()))
     figure = Figure(figsize=(4, 4.5), layout="constrained", dpi=72)
     ax = figure.subplots()
     ax.set_axis_off()
@@ -138,7 +141,7 @@ def animation(
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "animation.png")  # Pillow writes several frames as an animated PNG
-        FuncAnimation(figure, draw, len(images)).save(path, writer=PillowWriter(fps=4))
+        FuncAnimation(figure, draw, frames).save(path, writer=PillowWriter(fps=4))
         return path.read_bytes()
 
 
