@@ -54,7 +54,7 @@ def test_the_folds_of_a_model_share_its_name(tiny_study):
 @pytest.mark.parametrize(
     ("numbers", "vary", "parameters", "message"),
     [
-        (["05"], {"EPOCH": [1]}, {}, "no parameter EPOCH in 05_train_dice: it has STUDY, "),
+        (["05"], {"EPOCH": [1]}, {}, "no parameter EPOCH in 05_train_dice: it has EPOCHS, "),
         (["05"], {"EPOCHS": [1, "ten"]}, {}, "epochs is 'ten': expected"),
         (["05"], {"SEED": [-1]}, {}, "SEED is -1: expected"),
         (["05"], {"LEARNING_RATE": ["fast"]}, {}, "learning_rate is 'fast': expected"),
