@@ -21,7 +21,7 @@ check: .venv/installed lint  ## lint and the quick tests: under a minute
 # and what takes long: twenty kills, clusters, several devices, the second demo, lowest versions
 test-all: .venv/installed lint  ## all tests (an hour)
 	COVSEG_KILLS=20 $(BIN)/pytest -m "slow or not slow"
-	$(MAKE) test-lowest test-colab
+	$(MAKE) test-lowest test-colab site
 
 notebooks: .venv/installed  ## make the outputs of the committed notebooks again
 	$(BIN)/python tests/refresh_notebooks.py
@@ -42,6 +42,11 @@ colab-packages:  ## take a newer list: make colab-packages LIST=freeze.txt DATE=
 browser: .venv/installed  ## the notebooks in JupyterLab in a headless Chromium
 	$(BIN)/pip install --quiet --editable '.[browser]'
 	$(BIN)/python tests/browser.py
+
+site: .venv-site/installed  ## the site, in build/site
+	.venv-site/bin/python tests/site_pages.py
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict
+	.venv-site/bin/python tests/site_pages.py check
 
 repository:  ## set the GitHub repository: make repository NAME=alice/covseg
 	@$(PYTHON) tests/set_repository.py $(NAME)
@@ -72,11 +77,16 @@ format: .venv/installed  ## format the code
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
 	touch $@
 
+.venv-site/installed: docs/requirements.txt
+	$(PYTHON) -m venv --clear .venv-site
+	.venv-site/bin/pip install --quiet --requirement docs/requirements.txt
+	touch $@
+
 # every package that covseg imports or could move, in Colab's version
 .venv-colab/installed: requirements.txt $(wildcard tests/colab_packages_*.txt)
 	$(PYTHON_COLAB) -m venv --clear .venv-colab
 	.venv-colab/bin/python tests/colab_packages.py install
 	touch $@
 
-.PHONY: help check format demo test test-all test-lowest test-colab colab-packages browser repository parts \
-  notebooks words lint
+.PHONY: help check format demo test test-all test-lowest test-colab colab-packages browser site repository \
+  parts notebooks words lint
