@@ -82,7 +82,8 @@ def default_workers() -> int:
     """Return how many notebooks run at a time: one on a GPU, else up to three if memory allows."""
     if colab.has_gpu():
         return 1
-    fitting = int(psutil.virtual_memory().available // BYTES_PER_NOTEBOOK)
+    limit = float(os.environ.get("MEM_LIMIT", "inf"))  # set by Binder
+    fitting = int(min(psutil.virtual_memory().available, limit) // BYTES_PER_NOTEBOOK)
     return min(MAX_NOTEBOOKS, max(1, fitting))
 
 

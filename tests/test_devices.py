@@ -3,6 +3,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -177,3 +178,12 @@ def test_two_processes_joined_by_jax_train_as_one(tiny_study, project):
     assert first.timing["devices"] == 2
     assert first.history["loss"].tolist() == second.history["loss"].tolist()
     assert first.history["dice"].max() > 0.9
+
+
+def test_where_memory_is_limited_one_notebook_runs_at_a_time(monkeypatch):
+    monkeypatch.setattr(colab, "has_gpu", lambda: False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64e9))
+    monkeypatch.delenv("MEM_LIMIT", raising=False)
+    assert parallel.default_workers() == parallel.MAX_NOTEBOOKS
+    monkeypatch.setenv("MEM_LIMIT", "2147483648")  # on Binder, whose computers have more
+    assert parallel.default_workers() == 1

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -114,3 +115,27 @@ def test_the_citation_has_the_projects_version(project):
     citation = yaml.safe_load((project / "CITATION.cff").read_text())
     assert citation["version"] == __version__
     assert citation["repository-code"].endswith(repository(project))
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_notebooks_and_models(project, tmp_path):
+    copied = shutil.ignore_patterns(".*", "build", "*.egg-info", "study", "browser")
+    source = shutil.copytree(project, tmp_path / "source", ignore=copied)  # pip writes build/ there
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", str(source)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("covseg-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    found = {Path(name).name for name in names if "share/covseg/notebooks/" in name}
+    assert found == {path.name for path in notebooks.find_notebooks()}
+    for model in ("final", "final_lungs"):
+        assert f"covseg_lib/shipped/{model}/best.weights.h5" in names
+    assert {f"covseg_lib/{path.name}/__init__.py" for path in rooms(project)} <= set(names)
+
+
+def rooms(project):
+    return [path.parent for path in (project / "covseg_lib").glob("*/__init__.py")]
+
+
+def test_the_site_has_a_page_for_every_room(project):
+    text = (project / "mkdocs.yml").read_text()
+    assert all(f"reference/{path.name}.md" in text for path in rooms(project))
