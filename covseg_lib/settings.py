@@ -95,7 +95,7 @@ def plan_settings(profile: str, **overrides: Any) -> dict[str, Any]:
 
 
 def merge_settings(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, replaced by those overrides that are not None, and checked.
+    """Return settings, replaced by those overrides that are not None or "default", and checked.
 
     Raises ValueError for an unknown setting or a wrong value, before anything is written.
     """
@@ -103,7 +103,7 @@ def merge_settings(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[
     unknown = sorted(set(overrides) - set(settings))
     if unknown:
         raise ValueError(f"no setting {', '.join(unknown)}: the settings are {', '.join(settings)}")
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value not in (None, "default")}
     return settings | {name: check_setting(name, value) for name, value in given.items()}
 
 

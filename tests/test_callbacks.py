@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import after_epoch
 
+from covseg_lib.evaluation import metrics
 from covseg_lib.plots import run_plots
 from covseg_lib.training import trainer
 
@@ -96,12 +97,12 @@ def test_a_callback_of_keras_works(tiny_study, tiny_recipe):
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """What a notebook would display: (how, the figure's epochs so far, title of its slice)."""
+    """What a notebook would display: (how, the epochs in the titles of the figure)."""
     shown = []
 
     def record(how, figure):
-        curves, _, ax = figure.axes
-        shown.append((how, curves.lines[0].get_xdata().tolist(), ax.get_title()))
+        titles = [ax.get_title().split() for ax in figure.axes]
+        shown.append((how, [int(title[1]) for title in titles]))
 
     class Handle:
         def update(self, figure):
@@ -116,25 +117,33 @@ def displayed(monkeypatch):
     return shown
 
 
-def test_live_curves_replace_each_other(tiny_study, tiny_recipe, displayed):
-    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=2)
-    trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[curves])
-    assert displayed == [
-        ("displayed", [1, 2], "epoch 2: predicted (orange), true (blue)"),
-        ("updated", [1, 2, 3, 4], "epoch 4: predicted (orange), true (blue)"),
-    ]
+def test_live_predictions_replace_each_other(tiny_study, tiny_recipe, displayed):
+    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=2)
+    trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[live])
+    epochs = [1], [1, 2], [1, 2, 4]
+    assert displayed == list(zip(["displayed", "updated", "updated"], epochs, strict=True))
 
 
-def test_live_curves_of_a_resumed_training_begin_at_its_first_epoch(
-    tiny_study, tiny_recipe, displayed
-):
-    trainer.train(tiny_recipe, tiny_study)
-    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=3)
-    trainer.train(replace(tiny_recipe, epochs=3), tiny_study, callbacks=[curves])
-    assert [epochs for _, epochs, _ in displayed] == [[1, 2, 3]]
+def test_live_predictions_keep_the_first_and_the_last_three(tiny_study, tiny_recipe, displayed):
+    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=1)
+    trainer.train(replace(tiny_recipe, epochs=6), tiny_study, callbacks=[live])
+    assert displayed[-1] == ("updated", [1, 4, 5, 6])
 
 
-def test_live_curves_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
-    curves = run_plots.LiveCurves(tiny_study, tiny_recipe, every=0)
-    trainer.train(tiny_recipe, tiny_study, callbacks=[curves])
+def test_live_predictions_show_the_dice_of_the_trained_model(tiny_study, tiny_recipe, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda figure, display_id: figures.append(figure)
+    )
+    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=1)
+    trainer.train(replace(tiny_recipe, epochs=1), tiny_study, callbacks=[live])
+    found = live.predicted["epoch 1"]
+    title = figures[0].axes[0].get_title()
+    assert title == f"epoch 1\nDice {metrics.dice(live.mask, found):.2f}"
+    assert live.mask.sum() > 0
+
+
+def test_live_predictions_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
+    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=0)
+    trainer.train(tiny_recipe, tiny_study, callbacks=[live])
     assert displayed == []

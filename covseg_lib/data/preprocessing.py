@@ -151,7 +151,7 @@ def subset_rows(study: Study, *subsets: str, split: str | None = None, fold: int
     split : see `splits.subsets`, optional; by default the study's
     fold : int, the fold that is tested on
     """
-    split = split or study.settings()["split"]
+    split = study.settings(split=split)["split"]
     return np.flatnonzero(np.isin(splits.subsets(slice_table(study), split, fold), subsets))
 
 

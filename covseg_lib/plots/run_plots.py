@@ -1,4 +1,4 @@
-"""Figures of runs: curves while and after they train, and what they predict."""
+"""Figures of runs: their curves, and what they predict while and after they train."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,7 @@ from covseg_lib import files
 from covseg_lib.data import preprocessing, splits
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.plots.charts import SUBSET_COLOURS
-from covseg_lib.plots.slice_plots import (
-    LESION,
-    TRUTH,
-    animation,
-    error_maps,
-    outline,
-    overlays,
-    show_slice,
-)
+from covseg_lib.plots.slice_plots import animation, error_maps, method_masks, overlays
 from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
 from covseg_lib.training import batches, callbacks
@@ -118,9 +110,7 @@ def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
     return animation(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
 
 
-def training_curves(
-    history: pd.DataFrame, metric: str, columns: int = 2, selection: str = "validation"
-) -> Figure:
+def training_curves(history: pd.DataFrame, metric: str, selection: str = "validation") -> Figure:
     """Show metric and loss over the epochs, as Figures 2.5 to 2.7, with a line at the kept epoch.
 
     Parameters
@@ -128,14 +118,12 @@ def training_curves(
     history : DataFrame with columns epoch, loss, the metric, and both with val_
     metric : str
         An entry of `objectives.OBJECTIVES`.
-    columns : int
-        Number of axes. Two are used; more stay empty.
     selection : str, of the recipe
     """
     kept, title = callbacks.best_epoch(history, metric, selection), OBJECTIVES[metric].title
     label_of_kept = f"{'best' if selection == 'validation' else 'last'}: epoch {kept}"
-    figure = Figure(figsize=(9, 6.4 / columns), layout="constrained")
-    axes = figure.subplots(1, columns)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     for ax, name, label in zip(axes, (metric, "loss"), (title, "loss"), strict=False):
         train, validation = SUBSET_COLOURS["train"], SUBSET_COLOURS["validation"]
         ax.plot(history["epoch"], history[name], color=train, label="training")
@@ -147,47 +135,43 @@ def training_curves(
     return figure
 
 
-class LiveCurves(keras.callbacks.Callback):
-    """Keras callback that draws the curves and one predicted slice while a model trains.
+class LivePredictions(keras.callbacks.Callback):
+    """Keras callback that shows how the prediction of one slice changes while a model trains.
 
-    Each figure replaces the one before.
+    The slice is the validation slice with most lesion. It is drawn after the first epoch and then
+    every so many epochs, with its errors and its Dice. Each figure replaces the one before.
 
     Parameters
     ----------
     study : Study
     recipe : Recipe
-        Of the run that is trained. The callback `callbacks.History` must come before this one.
+        Of the run that is trained.
     every : int
         Epochs between two figures; 0 draws none.
     """
 
     def __init__(self, study: Study, recipe: Recipe, every: int):
         super().__init__()
-        self.every, self.recipe = every, recipe
-        self.history_path = study.path("history", run=recipe.run)
+        self.every = every
         split, fold = recipe.split, recipe.fold
         rows = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
         inputs, masks = batches.open_inputs(study, recipe)
         most_lesion = rows[np.sum(masks[rows], axis=(1, 2, 3)).argmax()]
-        self.input, self.mask = inputs[[most_lesion]], masks[most_lesion]
-        self.image = inputs.images[most_lesion]
+        self.input, self.mask = inputs[[most_lesion]], masks[most_lesion, ..., 0]
+        self.image = inputs.images[most_lesion, ..., 0]
+        self.predicted: dict[str, np.ndarray] = {}
         self.display: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
-        """Draw, if a figure is due."""
-        if not self.every or (epoch + 1) % self.every:
+        """Predict and draw, if a figure is due."""
+        if not self.every or (epoch > 0 and (epoch + 1) % self.every):
             return
         from IPython.display import display
 
-        history = files.read_csv(self.history_path)
-        figure = training_curves(history, self.recipe.objective, 3, self.recipe.selection)
         probabilities = np.asarray(self.model.predict_on_batch(self.input))[0, ..., 0]
-        ax = figure.axes[2]
-        ax.set_axis_off()
-        title = f"epoch {epoch + 1}: predicted (orange), true (blue)"
-        show_slice(ax, self.image[..., 0], title)
-        outline(ax, self.mask[..., 0], TRUTH)
-        outline(ax, probabilities >= LESION_THRESHOLD, LESION)
+        self.predicted[f"epoch {epoch + 1}"] = probabilities >= LESION_THRESHOLD
+        first, *others = self.predicted.items()
+        figure = method_masks(self.image, self.mask, dict([first, *others[-3:]]))
         if self.display:
             self.display.update(figure)
         else:
