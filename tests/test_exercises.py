@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import nbformat
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.lessons import exercises
-from covseg_lib.lessons.exercises import OPEN, RIGHT, WRONG
+from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 CHECKS = {
@@ -48,6 +49,15 @@ RUNS = pd.DataFrame(
         "test": [0.6, 0.65, 0.75],
     }
 )
+
+
+def _file(spacing):
+    """Return a mask file of 2 x 2 x 2 voxels, two of which are lesion."""
+    mask = np.zeros((2, 2, 2), np.uint8)
+    mask[0, 0] = 1
+    return nib.Nifti1Image(mask, np.diag([spacing, spacing, spacing, 1]))
+
+
 # each check: what the answers follow from, right answers, and wrong ones with what is said
 CASES = {
     "grey_range": ((IMAGE, TRUTH), (100, 110), [((0, 255), "narrower"), ((60, 70), "wider")]),
@@ -70,6 +80,26 @@ CASES = {
     "chosen_threshold": ((CURVE,), (0.7, 0.1), [((0.5, 0), "highest")]),
     "seed_spread": ((RUNS, "epochs"), (0.05,), [((0.15,), "of one setting")]),
     "flattery": ((RUNS,), (0.1,), [((0,), "chosen run")]),
+    "gains": (
+        (pd.Series({"a": 0.1, "b": 0.5, "c": np.nan}), pd.Series({"a": 0.6, "b": 0.4, "d": 1.0})),
+        (0.2, 1),
+        [((0.5, 1), "Mean of after"), ((0.2, 0), "Count the cases")],
+    ),
+    "error_kinds": (
+        (pd.Series({"recall": 0.75, "precision": 0.9}),),
+        (0.25, 0.1),
+        [((0.75, 0.1), "Recall is"), ((0.25, 0.9), "Precision is")],
+    ),
+    "volume_by_threshold": (
+        (np.array([0, 64, 128, 192], np.uint8), 0.5),
+        (1.5, 0.5),
+        [((0.5, 0.5), "Count the levels")],
+    ),
+    "mask_in_place": (
+        (_file(2), _file(2)),
+        (True, 0.016),
+        [((False, 0.016), "Compare shapes"), ((True, 2), "determinant")],
+    ),
 }
 
 
@@ -142,8 +172,13 @@ def test_each_check_is_in_one_exercise_of_one_notebook():
     assert sorted(used) == sorted(CHECKS)
 
 
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name < "08"])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_an_answer_calls_the_check_of_its_exercise(name):
     cells = [cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
     asked = [cell.splitlines()[-1] for cell in cells if "# Exercise" in cell]
     assert asked == [answer.rstrip().splitlines()[-1] for answer in answers(NOTEBOOKS[name])]
+
+
+def test_a_mask_elsewhere_is_not_in_the_same_place():
+    assert exercises.mask_in_place(True, 2 / 125, _file(1), _file(2)).startswith(WRONG)
+    assert exercises.mask_in_place(False, 2 * 8 / 1000, _file(1), _file(2)).startswith(RIGHT)

@@ -4,9 +4,6 @@ A check gets the student's answers first, then what the right answers follow fro
 text that begins with `RIGHT`, with `OPEN` (an answer is still `...`) or with `WRONG`.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,27 +12,13 @@ from skimage.transform import resize
 
 from covseg_lib.evaluation import metrics
 from covseg_lib.images import volumes
-
-RIGHT, OPEN, WRONG = "Right:", "Not answered yet:", "Not yet:"
-
-
-def _exercise(check: Callable[..., str]) -> Callable[..., str]:
-    """Let a check name the first of its arguments that is still `...`, before it does anything."""
-    names = list(inspect.signature(check).parameters)
-
-    @functools.wraps(check)
-    def checked(*arguments):
-        for name, given in zip(names, arguments, strict=True):
-            if given is ...:
-                return f"{OPEN} put your answer in place of ... for {name}, then run the cell again"
-        return check(*arguments)
-
-    return checked
+from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG, is_close, unanswered, verdict
 
 
-@_exercise
 def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str:
     """00, 1: a range of grey levels that has a higher Dice than the best threshold."""
+    if text := unanswered(low=low, high=high):
+        return text
     best = max(metrics.dice(truth, image > level) for level in range(255))
     found = (image >= low) & (image <= high)
     dice = metrics.dice(truth, found)
@@ -48,56 +31,51 @@ def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str
     )
 
 
-@_exercise
 def rows_left(convolved: Any, pooled: Any) -> str:
     """00, 2: rows that remain of 7 after a convolution and after a pooling."""
-    return _verdict(
+    return verdict(
         "the report's formula for pooling lacks the + 1: it would give 2.5 rows.",
         ("convolved", convolved, (7 - 3 + 2) // 2 + 1, "Put h, f, p and s into the formula."),
         ("pooled", pooled, (7 - 2) // 2 + 1, "How many whole blocks of 2 rows fit into 7?"),
     )
 
 
-@_exercise
 def soft_window(air: Any, lung: Any, ground_glass: Any, muscle: Any) -> str:
     """01, 1: grey levels in the window for soft tissue."""
     hu = {"air": -1000, "lung": -850, "ground_glass": -500, "muscle": 50}
     right = volumes.to_grey(np.array(list(hu.values())), (-160, 240))
     hint = "-160 HU becomes 0 and 240 HU becomes 255; what lies outside is clipped."
     given = air, lung, ground_glass, muscle
-    return _verdict(
+    return verdict(
         "lung and ground glass are both black: this window cannot show lesions of the lung.",
         *zip(hu, given, right, [hint] * 4, strict=True),
     )
 
 
-@_exercise
 def lesion_share(share: Any, images: np.ndarray, masks: np.ndarray) -> str:
     """01, 2: the share of lesion among the pixels that are as bright as lesions."""
     if not masks.any():
         return f"{OPEN} this case has no lesion: take the arrays of another case"
     low, high = np.percentile(images[masks > 0], [5, 95])
     right = float(masks[(images >= low) & (images <= high)].mean())
-    if _is_close(share, masks.mean()):
+    if is_close(share, masks.mean()):
         return f"{WRONG} this is the share among all pixels: take only those from low to high."
-    return _verdict(
+    return verdict(
         f"of all pixels as bright as lesions only {right:.0%} are lesion.",
         ("share", share, right, "Is it lesion pixels by all pixels from low to high?"),
     )
 
 
-@_exercise
 def lost_by_rounding(lost: Any, mask: np.ndarray, size: int) -> str:
     """02, 1: the share of a lesion that is lost if a resized mask is rounded down."""
     smooth = resize(mask.astype(float), (size, size), anti_aliasing=True)
     right = 1 - float((smooth >= 1).mean() / mask.mean())
-    return _verdict(
+    return verdict(
         f"rounding down loses {right:.0%} of this lesion, all of it at the edge.",
         ("lost", lost, right, "Compare the mean of the rounded mask with the mean of the mask."),
     )
 
 
-@_exercise
 def copied_masks(slices: Any, patients: Any, masks: np.ndarray, nearest: dict) -> str:
     """02, 2: the Dice of masks that are copied from the most similar training slice."""
     right = {
@@ -105,145 +83,154 @@ def copied_masks(slices: Any, patients: Any, masks: np.ndarray, nearest: dict) -
         for split, rows in nearest.items()
     }
     hint = "metrics.dice takes the masks of the test slices, then those of their nearest slices."
-    return _verdict(
+    return verdict(
         "a high score on shuffled slices does not show that a model has learned lesions.",
         ("slices", slices, right["slice"], hint),
         ("patients", patients, right.get("patient", 0), hint),
     )
 
 
-@_exercise
 def empty_mask(empty: Any, gain: Any, masks: np.ndarray, scores: pd.Series) -> str:
     """03, 1: the accuracy of the empty mask, and how much better the best epoch is."""
     right = 1 - float(np.mean(masks))
-    if _is_close(empty, 1 - right, 1e-4):
+    if is_close(empty, 1 - right, 1e-4):
         return f"{WRONG} this is the share of lesion pixels, on which the empty mask is wrong."
-    return _verdict(
+    return verdict(
         f"the empty mask has {right:.4f}; what was learned shows in the rest.",
         ("empty", empty, right, "On which pixels is the empty mask right?", 1e-4),
         ("gain", gain, scores.max() - right, "Best epoch minus empty mask.", 1e-4),
     )
 
 
-@_exercise
 def parameters(first: Any, second: Any, model: Any) -> str:
     """03, 2: the parameters of the first two convolutions."""
     right = [layer.count_params() for layer in model.layers if "conv2d" in layer.name]
     hint = "For each map: 3 x 3 weights for every map before it, and one bias."
     parts = ("first", first, right[0], hint, 0), ("second", second, right[1], hint, 0)
     learned = "the second convolution looks at all maps of the first, so it has far more."
-    return _verdict(learned, *parts)
+    return verdict(learned, *parts)
 
 
-@_exercise
 def dice_and_iou(dice: Any, iou: Any) -> str:
     """04, 1: the Dice of an IoU of 0.8742, and the IoU of a Dice of 0.8603."""
-    return _verdict(
+    return verdict(
         "its IoU model would be far better than its Dice model, if 0.8742 were the lesion's IoU.",
         ("dice", dice, 2 * 0.8742 / (1 + 0.8742), "Dice = 2 IoU / (1 + IoU)", 1e-3),
         ("iou", iou, 0.8603 / (2 - 0.8603), "Solve it for IoU: IoU = Dice / (2 - Dice)", 1e-3),
     )
 
 
-@_exercise
 def lowest_loss(epoch: Any, cost: Any, history: pd.DataFrame, objective: str) -> str:
     """04, 2: the epoch with the lowest validation loss, and what choosing it costs."""
     lowest, scores = history["val_loss"].idxmin(), history[f"val_{objective}"]
-    return _verdict(
+    return verdict(
         "loss and metric judge differently, so they may choose different epochs.",
         ("epoch", epoch, history["epoch"][lowest], "Look for the lowest val_loss.", 0),
         ("cost", cost, scores.max() - scores[lowest], "Best score minus the score there.", 1e-4),
     )
 
 
-@_exercise
 def healthy_batch(soft_dice: Any, cross_entropy: Any) -> str:
     """05, 1: by which factor two losses fall on a healthy batch from p = 0.01 to p = 0.0001."""
     right = np.log1p(-0.01) / np.log1p(-0.0001)
-    return _verdict(
+    return verdict(
         "soft Dice stays at 1 for both predictions: from a healthy batch it learns nothing.",
         ("soft_dice", soft_dice, 1, "Divide the loss for 0.01 by the loss for 0.0001."),
         ("cross_entropy", cross_entropy, right, "It is minus the mean of log(1 - p)."),
     )
 
 
-@_exercise
 def overfitting_gap(best: Any, last: Any, history: pd.DataFrame, objective: str) -> str:
     """05, 2: how far training is ahead of validation in the best epoch and in the last one."""
     gap = history[objective] - history[f"val_{objective}"]
     row = history[f"val_{objective}"].idxmax()
     hint = "It is the score on training slices minus the score on validation slices."
-    return _verdict(
+    return verdict(
         f"the best epoch is {history['epoch'][row]}, the last one {history['epoch'].iloc[-1]}.",
         ("best", best, gap[row], hint, 1e-4),
         ("last", last, gap.iloc[-1], hint, 1e-4),
     )
 
 
-@_exercise
 def missed_slices(missed: Any, false_alarms: Any, truth: np.ndarray, predicted: np.ndarray) -> str:
     """06, 1: slices whose lesion is missed altogether, and healthy slices with a prediction."""
     has_lesion, has_found = (mask.reshape(len(mask), -1).any(axis=1) for mask in (truth, predicted))
-    return _verdict(
+    return verdict(
         "a Dice of all pixels together hides both kinds of error.",
         ("missed", missed, np.sum(has_lesion & ~has_found), "Lesion, but no predicted pixel.", 0),
         ("false_alarms", false_alarms, np.sum(~has_lesion & has_found), "No lesion.", 0),
     )
 
 
-@_exercise
 def chosen_threshold(threshold: Any, gain: Any, curve: pd.Series) -> str:
     """06, 2: the threshold with the highest Dice, and what it gains over one half."""
-    return _verdict(
+    return verdict(
         "it was chosen on the test slices, so it must not be used: validation slices may choose.",
         ("threshold", threshold, curve.idxmax(), "It is where the curve is highest.", 1e-6),
         ("gain", gain, curve.max() - curve[0.5], "Highest Dice minus the one at 0.5.", 1e-3),
     )
 
 
-@_exercise
 def seed_spread(spread: Any, table: pd.DataFrame, varied: str) -> str:
     """07, 1: how far test scores of runs lie apart that differ only in their seed."""
     groups = table.groupby(["split", "objective", varied])["test"]
     right = (groups.max() - groups.min())[groups.size() > 1]
     if right.empty:
         return f"{OPEN} no setting has several seeds: set SEED in VARY, and run all cells again"
-    return _verdict(
+    return verdict(
         "a difference between two settings that is not larger may be chance.",
         ("spread", spread, right.max(), "Highest minus lowest test score of one setting.", 1e-3),
     )
 
 
-@_exercise
 def flattery(flattered: Any, table: pd.DataFrame) -> str:
     """07, 2: how much a choice by test score would claim beyond the choice by validation."""
     rows = table[table["split"] == table["split"].iloc[-1]].dropna(subset="validation")
     right = rows["test"].max() - rows["test"][rows["validation"].idxmax()]
-    return _verdict(
+    return verdict(
         "this much a choice by test score would have claimed too much.",
         ("flattered", flattered, right, "Highest test score minus that of the chosen run.", 1e-3),
     )
 
 
-def _verdict(learned: str, *parts: tuple) -> str:
-    """Return what is said about answers: the first that is wrong, or what was learned.
+def gains(mean_gain: Any, losers: Any, before: pd.Series, after: pd.Series) -> str:
+    """08, 1: how much the Dice of the cases gains in the mean, and how many cases lose."""
+    right = (after - before).dropna()
+    return verdict(
+        "a mean over few patients hides who gains and who does not.",
+        ("mean_gain", mean_gain, right.mean(), "Mean of after minus before, case by case."),
+        ("losers", losers, np.sum(right < 0), "Count the cases whose Dice is lower after.", 0),
+    )
 
-    Each part is (name, answer, right answer, hint), and a tolerance if `_is_close` needs another.
-    """
-    for name, given, right, hint, *tolerance in parts:
-        if not _is_close(given, right, *tolerance):
-            return f"{WRONG} {name} is {given!r}. {hint}"
-    return f"{RIGHT} {learned}"
+
+def error_kinds(missed: Any, wrong: Any, scores: pd.Series) -> str:
+    """08, 2: the share of a lesion that is missed, and of the prediction that is wrong."""
+    return verdict(
+        "precision and recall say which of the two errors a Dice is made of.",
+        ("missed", missed, 1 - scores["recall"], "Recall is the share that is found."),
+        ("wrong", wrong, 1 - scores["precision"], "Precision is the share that is right."),
+    )
 
 
-def _is_close(given: Any, right: float, tolerance: float | None = None) -> bool:
-    """Return whether an answer is a number near the right one.
+def volume_by_threshold(low: Any, high: Any, levels: np.ndarray, voxel_ml: float) -> str:
+    """09, 1: the ml of a scan's lesions at the thresholds 0.25 and 0.75."""
+    right = {limit: np.count_nonzero(levels >= 255 * limit) * voxel_ml for limit in (0.25, 0.75)}
+    hint = "Count the levels of at least 255 times the threshold, then multiply with voxel_ml."
+    return verdict(
+        f"from 0.25 to 0.75 the volume falls by {right[0.25] - right[0.75]:.1f} ml.",
+        ("low", low, right[0.25], hint),
+        ("high", high, right[0.75], hint),
+    )
 
-    By default it may be rounded: to 1 %, and to two decimals.
-    """
-    if tolerance is None:
-        tolerance = max(0.01 * abs(right), 0.005)
-    try:
-        return bool(abs(float(given) - right) <= tolerance)
-    except (TypeError, ValueError):
-        return False
+
+def mask_in_place(same: Any, ml: Any, scan_file: Any, mask_file: Any) -> str:
+    """09, 2: whether mask and scan are in the same place, and the mask's volume in ml."""
+    placed = scan_file.shape == mask_file.shape
+    placed = placed and np.allclose(scan_file.affine, mask_file.affine)
+    voxel_ml = abs(np.linalg.det(mask_file.affine)) / 1000
+    right = np.count_nonzero(np.asarray(mask_file.dataobj)) * voxel_ml
+    return verdict(
+        "other programs can now use the mask with this scan.",
+        ("same", same, placed, "Compare shapes, then affines with np.allclose.", 0),
+        ("ml", ml, right, "Lesion voxels, times the determinant of the affine, by 1000."),
+    )

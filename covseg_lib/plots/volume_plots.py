@@ -1,4 +1,4 @@
-"""Figures of a whole volume, with the values of its file; and an interactive viewer."""
+"""Figures of whole volumes, of masks made for them and of their scores; an interactive viewer."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from covseg_lib import colab
 from covseg_lib.data import phantom
 from covseg_lib.images import volumes
-from covseg_lib.settings import LUNG_WINDOW_HU
+from covseg_lib.plots.slice_plots import LESION, TRUTH, outline, show_slice
+from covseg_lib.settings import DEFAULT_READING, LUNG_WINDOW_HU, Reading
 
 SOFT_WINDOW_HU = (-160, 240)  # shows muscle, blood and fat in different grey levels
 TISSUES_HU = {
@@ -22,8 +24,9 @@ TISSUES_HU = {
     "soft tissue": phantom.SOFT_TISSUE_HU,
     "bone": phantom.BONE_HU,
 }
-HIGHLIGHT = "#E69F00"
 VIEWER_LESION = {"colormap": "blue", "opacity": 0.5, "cal_min": 0.5, "cal_max": 1}
+SHOWN = 4  # slices of a preview
+LABELS = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95, mm", "error_ml": "error of volume, ml"}
 
 
 def orientation_views(stored: Any, volume: np.ndarray, spacing: Sequence[float]) -> Figure:
@@ -56,7 +59,7 @@ def orientation_views(stored: Any, volume: np.ndarray, spacing: Sequence[float])
         ax.set_ylabel(left, rotation=0, ha="right", va="center")
         ax.set_xlabel(f"(top: {top})" if top else "")
     for ax in axes[2:]:
-        ax.axhline(len(grey) - 1 - middle, color=HIGHLIGHT, linewidth=1.5)
+        ax.axhline(len(grey) - 1 - middle, color=LESION, linewidth=1.5)
     figure.suptitle(f"One volume; the orange line is slice {middle}. R: the patient's right")
     return figure
 
@@ -85,12 +88,73 @@ def window_views(volume: np.ndarray, window_hu: tuple[float, float] = LUNG_WINDO
     first.set(xlabel=unit, ylabel="pixels of the slice (log scale)", yscale="log")
     first.xaxis.set_major_locator(MaxNLocator(5))
     if is_hu:
-        first.axvspan(*window_hu, color=HIGHLIGHT, alpha=0.25, zorder=0)
+        first.axvspan(*window_hu, color=LESION, alpha=0.25, zorder=0)
         _name_tissues(first)
     for ax, (name, (black, white)) in zip(others, windows.items(), strict=True):
         ax.imshow(middle, cmap="gray", vmin=black, vmax=white)
         ax.set_title(f"{name}:\n{black:g} to {white:g}{short}", fontsize=10)
         ax.set_axis_off()
+    return figure
+
+
+def preview(
+    path: Path,
+    mask: np.ndarray,
+    lungs: np.ndarray | None = None,
+    reading: Reading = DEFAULT_READING,
+) -> Figure:
+    """Show the slices of a scan that have most lesion, with outlines; without lesions, most lung.
+
+    Parameters
+    ----------
+    path : path of the scan
+    mask : (S, H, W), upright
+    lungs : (S, H, W), upright, optional
+    reading : Reading, optional
+    """
+    grey, _ = volumes.read_grey(path, reading)
+    areas = np.count_nonzero(mask, axis=(1, 2))
+    if not areas.any() and lungs is not None:
+        areas = np.count_nonzero(lungs, axis=(1, 2))
+    rows = np.sort(np.argsort(-areas, kind="stable")[:SHOWN])
+    figure = Figure(figsize=(3 * len(rows), 3.7), layout="constrained")
+    figure.suptitle(
+        f"{Path(path).name}: predicted lesions (orange), lungs (blue). Not a medical device.",
+        fontsize=9,
+    )
+    for ax, row in zip(figure.subplots(1, len(rows), squeeze=False).flat, rows, strict=True):
+        ax.set_axis_off()
+        show_slice(ax, grey[row], f"slice {row}")
+        if lungs is not None:
+            outline(ax, lungs[row], TRUTH)
+        outline(ax, mask[row], LESION)
+    return figure
+
+
+def mask_scores(table: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Show the scores of masks case by case, with their means and 95 % intervals.
+
+    Parameters
+    ----------
+    table : DataFrame, from `evaluate.evaluate_masks`
+    summary : DataFrame, from `evaluate.summary`
+    """
+    height = 1.2 + 0.3 * len(table)
+    figure = Figure(figsize=(12, height), layout="constrained")
+    axes = figure.subplots(1, len(summary), sharey=True)
+    for ax, (name, row) in zip(axes, summary.iterrows(), strict=True):
+        values = table[name].replace(np.inf, np.nan)
+        ax.barh(range(len(table)), values, color=TRUTH)
+        ax.axvspan(row["low"], row["high"], color=LESION, alpha=0.25, linewidth=0)
+        ax.axvline(row["mean"], color=LESION)
+        for place in np.flatnonzero(values.isna()):
+            ax.text(0, place, " infinite", va="center", fontsize=8)
+        ax.set(title=LABELS[name])
+        if name in ("dice", "nsd"):
+            ax.set(xlim=(0, 1))
+    axes[0].set_yticks(range(len(table)), table.index)
+    axes[0].invert_yaxis()
+    figure.supxlabel("bars: cases; orange: mean over cases, with its 95 % interval over patients")
     return figure
 
 

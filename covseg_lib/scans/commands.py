@@ -126,7 +126,7 @@ def evaluate_command(masks, truth, table, figure, tolerance) -> None:
     Prints Dice, NSD, HD95 and the error of the volume for each case, and their means with 95 %
     intervals over patients. The masks may be of any program.
     """
-    from covseg_lib.plots import scan_plots
+    from covseg_lib.plots import volume_plots
     from covseg_lib.scans import evaluate
 
     try:
@@ -141,7 +141,7 @@ def evaluate_command(masks, truth, table, figure, tolerance) -> None:
         if table:
             files.write_csv(table, scores.reset_index())
         if figure:
-            files.write_figure(figure, scan_plots.mask_scores(scores, means))
+            files.write_figure(figure, volume_plots.mask_scores(scores, means))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{scores.round(3).to_string()}\n\n{means.round(3).to_string()}")

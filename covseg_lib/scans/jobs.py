@@ -106,7 +106,7 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
 
     Raises ValueError or OSError, before anything is computed if the scan or its lung mask is wrong.
     """
-    from covseg_lib.plots import scan_plots
+    from covseg_lib.plots import volume_plots
     from covseg_lib.scans import segment
 
     if job.lungs and not job.lungs.exists():
@@ -119,7 +119,7 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
             job.probabilities, levels, found.header, f"lesion probability {by}"
         )
     if job.preview:
-        picture = scan_plots.preview(job.scan, found.mask, found.lungs, job.reading)
+        picture = volume_plots.preview(job.scan, found.mask, found.lungs, job.reading)
         files.write_figure(job.preview, picture)
     nifti.write_mask(job.out, found.mask, found.header, f"lesion mask {by}")  # the last file
     return found
