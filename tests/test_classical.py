@@ -120,6 +120,10 @@ def test_the_table_scores_the_slice_and_the_lung_field():
     table = classical.dice_table({"one": found, "nothing": found & False}, truth, lungs)
     assert table.index.tolist() == ["one", "nothing"]
     assert np.allclose(table, [[1 / 2, 2 / 3], [0, 0]])
+    outside = classical.dice_table({"one": found}, truth, ~lungs)
+    assert np.allclose(outside, [[1 / 2, 0]])
+    whole = classical.dice_table({"all": truth | lungs}, truth | [0, 0, 1, 1] > 0, lungs)
+    assert whole["in the lung field"].tolist() == [1]
 
 
 def test_far_slices_have_lesions_and_are_not_neighbours():

@@ -193,20 +193,19 @@ def _counted(rows):
 
 
 def test_intervals_worked_by_hand():
-    """Patient x has 10 of 10 pixels, y none of 10: draws are xx (Dice 1), xy (1/2) and yy (0)."""
-    rows = [
-        ("good", "x", 10, 0, 0),
-        ("good", "y", 10, 0, 0),
-        ("half", "x", 10, 0, 0),
-        ("half", "y", 0, 10, 10),
-    ]
+    """Of patient x all pixels are found, of y and z none: with k times x in a draw, Dice is k / 3.
+
+    All three are x in 1 of 27 draws, and none is in 8 of 27: both are more than 2.5 %.
+    """
+    rows = [("good", patient, 10, 0, 0) for patient in "xyz"]
+    rows += [("third", "x", 10, 0, 0), ("third", "y", 0, 10, 10), ("third", "z", 0, 10, 10)]
     intervals = statistics.confidence_intervals(_counted(rows)).loc["patient"]
     assert intervals.loc["good", ["dice", "low", "high"]].tolist() == [1, 1, 1]
-    assert intervals.loc["half", ["dice", "low", "high"]].tolist() == [0.5, 0, 1]
+    assert intervals.loc["third", ["dice", "low", "high"]].tolist() == [1 / 3, 0, 1]
     pair = statistics.paired_differences(_counted(rows)).iloc[0]
-    assert pair[["model", "other"]].tolist() == ["good", "half"]
-    assert pair[["difference", "low", "high"]].tolist() == [0.5, 0, 1]
-    assert pair["verdict"] == "cannot be decided with 2 patients"
+    assert pair[["model", "other"]].tolist() == ["good", "third"]
+    assert np.allclose(pair[["difference", "low", "high"]].tolist(), [2 / 3, 0, 1])
+    assert pair["verdict"] == "cannot be decided with 3 patients"
 
 
 def test_many_comparisons_widen_the_interval_of_each():
@@ -239,9 +238,14 @@ def test_a_model_is_better_only_if_the_interval_excludes_zero():
     assert verdicts["good", "like good"] == "no difference shown"
 
 
-def test_one_patient_has_no_interval():
-    intervals = statistics.confidence_intervals(_counted([("only", "x", 5, 1, 1)]))
+@pytest.mark.parametrize("patients", ["x", "xy"])
+def test_two_patients_have_no_interval(patients):
+    rows = [(model, patient, 5, 1, 1) for model in ("a", "b") for patient in patients]
+    intervals = statistics.confidence_intervals(_counted(rows))
+    pairs = statistics.paired_differences(_counted(rows))
     assert intervals[["low", "high"]].isna().all(axis=None)
+    assert pairs[["low", "high"]].isna().all(axis=None)
+    assert pairs["verdict"][0].startswith("cannot be decided with")
 
 
 def test_one_model_is_compared_with_none():

@@ -90,7 +90,7 @@ SMALL = IMAGES[0, ::2, ::2], MASKS[0, ::2, ::2]
         (lambda: charts.histograms(IMAGES, IMAGES - 0.5), "patches", 2 * (60 + 1)),
         (lambda: charts.split_bars(SLICES, SUBSETS), "patches", 3 * 2),
         (lambda: charts.score_bars(SCORES), "patches", 2 * len(metrics.METRICS)),
-        (lambda: charts.interval_bars(INTERVALS), "lines", 2 * 2),
+        (lambda: charts.interval_bars(INTERVALS), "lines", 3),
         (lambda: charts.threshold_curves(BY_THRESHOLD), "lines", 2),
         (lambda: charts.dice_by_distance_chart(BY_DISTANCE), "lines", 2 * 2),
         (lambda: charts.dice_by_distance_chart(BY_DISTANCE[:0]), "lines", 0),
@@ -128,7 +128,7 @@ def test_runs_are_drawn_to_scale_with_a_band_where_a_setting_has_several():
 
 
 def test_two_patients_get_no_interval_and_models_are_not_called_like_metrics():
-    two = charts.interval_bars(INTERVALS.assign(patients=2)).axes[0]
+    two = charts.interval_bars(INTERVALS.assign(patients=2, low=np.nan, high=np.nan)).axes[0]
     assert len(two.lines) == 2  # the scores alone
     names = [label.get_text() for label in two.get_yticklabels()]
     assert names[0] == "dice model, slice split, 2 patients"

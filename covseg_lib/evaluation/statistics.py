@@ -15,6 +15,7 @@ from scipy import stats
 
 from covseg_lib.evaluation import metrics, tables
 
+FEWEST_PATIENTS = 3  # an interval of fewer would only join two patients' scores
 CONFIDENCE = 0.95
 
 
@@ -29,7 +30,7 @@ def confidence_intervals(counts: pd.DataFrame, score: str = "dice", seed: int = 
 
     Returns
     -------
-    DataFrame, index (split, model): the score, `low` and `high` (NaN for one patient), `patients`
+    DataFrame, index (split, model): the score, `low` and `high` (NaN below 3 patients), `patients`
     """
     rows = {}
     for key, of_model in counts.groupby(["split", "model"], sort=False):
@@ -52,7 +53,7 @@ def mean_scores(table: pd.DataFrame, names: Sequence[str], seed: int = 0) -> pd.
 
     Returns
     -------
-    DataFrame, index score: mean, `low` and `high` (NaN for one patient), cases and patients
+    DataFrame, index score: mean, `low` and `high` (NaN below 3 patients), cases and patients
     """
     rows = {}
     for name in names:
@@ -119,7 +120,7 @@ def _score(*columns, score, axis=-1):
 
 
 def _interval(columns, score, seed, confidence=CONFIDENCE):
-    """Return the percentile interval of counts (4 or 8, patients); NaN for one patient."""
+    """Return the percentile interval of counts (4 or 8, patients); NaN for too few."""
     return _bootstrap(columns, functools.partial(_score, score=score), seed, confidence)
 
 
@@ -129,8 +130,8 @@ def _mean(sums, sizes, axis=-1):
 
 
 def _bootstrap(columns, statistic, seed, confidence=CONFIDENCE):
-    """Return the percentile interval of a statistic of columns (n, patients); NaN for one."""
-    if columns.shape[1] < 2:
+    """Return the percentile interval of a statistic of columns (n, patients); NaN for too few."""
+    if columns.shape[1] < FEWEST_PATIENTS:
         return float("nan"), float("nan")
     found = stats.bootstrap(
         tuple(columns),

@@ -199,8 +199,9 @@ def dice_table(found: dict[str, np.ndarray], truth: np.ndarray, lungs: np.ndarra
     -------
     DataFrame, one row a method: the Dice on the whole slice, and of the pixels in the lung field
     """
+    inside = truth.astype(bool) & lungs
     rows = [
-        (metrics.dice(truth, mask), metrics.dice(truth, mask & lungs)) for mask in found.values()
+        (metrics.dice(truth, mask), metrics.dice(inside, mask & lungs)) for mask in found.values()
     ]
     return pd.DataFrame(rows, index=list(found), columns=["whole slice", "in the lung field"])
 

@@ -21,7 +21,6 @@ SUBSET_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#CC79A7"
 # orange: all splits with held-out patients
 SPLIT_COLOURS = defaultdict(lambda: "#D55E00", slice="#0072B2")
 BASELINE_GREYS = dict(zip(tables.BASELINES, ("0.4", "0.6", "0.8"), strict=True))
-FEWEST_PATIENTS = 3  # an interval of fewer would only join two patients' scores
 BEYOND_MM = 40  # where `dice_by_distance_chart` shows slices of patients without training slices
 LEGEND_ON_THE_RIGHT = {"frameon": False, "bbox_to_anchor": (1, 1), "loc": "upper left"}
 
@@ -87,13 +86,13 @@ def score_bars(table: pd.DataFrame) -> Figure:
             colour = BASELINE_GREYS.get(model, COLOURS[number % len(COLOURS)])
             ax.bar(places, row[names], width * 0.9, color=colour, label=_model_name(model))
         ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-        ax.set(ylim=(0, 1.02), ylabel="score", title=f"{split} split: test slices, pooled")
+        ax.set(ylim=(0, 1.02), ylabel="score", title=f"{split} split: all test pixels together")
         ax.legend(fontsize=8, **LEGEND_ON_THE_RIGHT)
     return figure
 
 
 def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
-    """Show scores with their 95 % intervals, from `FEWEST_PATIENTS` patients on.
+    """Show scores with their 95 % intervals.
 
     Parameters
     ----------
@@ -105,15 +104,14 @@ def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
     names = []
     for place, ((split, model), row) in enumerate(table.iterrows()):
         colour = BASELINE_GREYS.get(model, SPLIT_COLOURS[split])
-        if row["patients"] >= FEWEST_PATIENTS:
+        if pd.notna(row["low"]):
             ends = [row["low"], row["high"]]
             ax.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.6)
         ax.plot(row[score], place, "o", color=colour)
         names.append(f"{_model_name(model)}, {split} split, {row['patients']:.0f} patients")
     ax.set_yticks(range(len(table)), names, fontsize=8)
     ax.invert_yaxis()
-    label = f"{score} on test slices (line: 95 % interval, from {FEWEST_PATIENTS} patients on)"
-    ax.set(xlim=(-0.02, 1), xlabel=label)
+    ax.set(xlim=(-0.02, 1), xlabel=f"{score} on test slices (line: 95 % interval over patients)")
     ax.grid(axis="x", color="0.9")
     return figure
 
@@ -160,7 +158,9 @@ def threshold_curves(table: pd.DataFrame) -> Figure:
             table.index, table[split, model], **style, label=f"{_model_name(model)}, {split} split"
         )
     ax.axvline(LESION_THRESHOLD, color="0.7", linestyle=":", label="threshold in use")
-    ax.set(xlabel="threshold of the probability", ylabel="Dice, test slices pooled", ylim=(0, 1))
+    ax.set(
+        xlabel="threshold of the probability", ylabel="Dice, all test pixels together", ylim=(0, 1)
+    )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 
@@ -205,7 +205,7 @@ def sweep_chart(table: pd.DataFrame, varied: str, score: str) -> Figure:
     left.set_xticks(list(places.values()), tick_labels)
     left.minorticks_off()
     left.tick_params("x", rotation=45 if len(places) > 6 else 0)
-    left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, validation slices pooled")
+    left.set(xlabel=varied.replace("_", " "), ylabel=f"{score}, all validation pixels")
     left.set_title("Effect of the setting")
     right.set(xlabel=f"{unit} of training", title="Training time")
     right.set_xlim(left=0)
@@ -233,7 +233,7 @@ def loss_curves(table: pd.DataFrame, objective: Objective) -> Figure:
             style = {"linewidth": width, "linestyle": "--" if name.startswith("1") else "-"}
             ax.plot(curve.index, curve, color=colour, label=name, **style)
         ax.set(xlabel="size of the error, 0 to 1", title=way, ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("loss: 0 is perfect")
+    axes[0].set_ylabel("loss, or 1 - score: 0 is perfect")
     _add_legend_below(figure, axes[0], 5)
     return figure
 

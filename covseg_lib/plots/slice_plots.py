@@ -24,10 +24,11 @@ def gallery(
     titles: Sequence[str],
     heading: str = "CT slices, lesions outlined in blue",
 ) -> Figure:
-    """Show slices (n, H, W) side by side, with the outlines of their masks (n, H, W)."""
+    """Show slices (n, H, W) side by side, in one grey scale, with the outlines of their masks."""
     figure, axes = _grid(1, len(images))
+    grey = {"vmin": np.min(images), "vmax": np.max(images)}
     for ax, image, mask, title in zip(axes.flat, images, masks, titles, strict=True):
-        show_slice(ax, image, title)
+        show_slice(ax, image, title, **grey)
         outline(ax, mask, TRUTH)
     figure.suptitle(heading)
     return figure
@@ -145,9 +146,12 @@ def animation(
         return path.read_bytes()
 
 
-def show_slice(ax, image: np.ndarray, title: str, layer: np.ndarray | None = None) -> None:
-    """Draw a slice (H, W) in grey, with a title, and a transparent layer (H, W, 4) over it."""
-    ax.imshow(image, cmap="gray", interpolation="nearest")
+def show_slice(ax, image: np.ndarray, title: str, layer: np.ndarray | None = None, **grey) -> None:
+    """Draw a slice (H, W) in grey, with a title, and a transparent layer (H, W, 4) over it.
+
+    `grey` are arguments of `imshow`: `vmin` and `vmax`, the values that are black and white.
+    """
+    ax.imshow(image, cmap="gray", interpolation="nearest", **grey)
     if layer is not None:
         ax.imshow(layer, interpolation="nearest")
     ax.set_title(title, fontsize=9)

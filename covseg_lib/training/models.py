@@ -1,5 +1,6 @@
 """From a recipe to a model: built, compiled, or read back from the folder of a run."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from covseg_lib.training.objectives import OBJECTIVES, PositiveRate, bce_dice_lo
 from covseg_lib.training.recipes import Recipe
 from covseg_lib.training.unet import build_unet
 
+# every new model would print advice on retracing, as if something were wrong
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 WEIGHT_DECAY = 1e-4
 SHIPPED = Path(__file__).parents[1] / "shipped" / "final"  # the run that comes with covseg
 
