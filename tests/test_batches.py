@@ -1,5 +1,7 @@
 """What the network sees of a study's slices: channels, normalisation, sampling."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -147,3 +149,42 @@ def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):
     plain = batches.make_batches(tiny_study, tiny_recipe)
     assert (first[0] != plain[0][0][0]).any()
     assert (validation[0][0] == plain[1][0][0]).all()
+
+
+FITTED = """
+import keras, numpy as np
+from covseg_lib.training import batches
+
+class Tell(keras.layers.Layer):
+    def call(self, inputs):
+        if hasattr(inputs, "__array__") and type(inputs).__name__ != "KerasTensor":
+            try:
+                told.append(int(np.asarray(inputs)[0, 0, 0, 0]))
+            except Exception:  # a tracer has no values
+                pass
+        return inputs
+
+def augmentation(images, masks, seed):
+    _, epoch, number, _ = seed
+    return np.full_like(images, 100 * epoch + number), masks
+
+told, images = [], np.zeros((20, 4, 4, 1), np.float32)
+train = batches.Batches(images, images, np.arange(20), 4, seed=0, augmentation=augmentation)
+output = keras.layers.Conv2D(1, 1, activation="sigmoid")
+model = keras.Sequential([keras.Input((4, 4, 1)), Tell(), output])
+model.compile("sgd", "binary_crossentropy", run_eagerly=True)
+shuffle = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.shuffle(epoch))
+told.clear()
+model.fit(train.for_fit(), initial_epoch=2, epochs=4, shuffle=False, verbose=0, callbacks=[shuffle])
+print(told)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
+def test_a_resumed_training_sees_the_augmented_batches_of_its_epochs(backend, project, monkeypatch):
+    pytest.importorskip(backend)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    command = [sys.executable, "-c", FITTED]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    wanted = [100 * epoch + number for epoch in (2, 3) for number in range(5)]
+    assert done.stdout == f"{wanted}\n", done.stderr

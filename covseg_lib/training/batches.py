@@ -108,7 +108,10 @@ class Batches(keras.utils.PyDataset):
         draw: Callable[[np.random.Generator], np.ndarray] | None = None,
         augmentation: Augmentation | None = None,
     ):
-        super().__init__(workers=2 if augmentation else 1)  # two wait 0.1 s at each epoch's end
+        # Keras' second worker makes epochs wait 0.1 s at their end; on JAX it also reads ahead,
+        # and a training would begin with batches of another epoch
+        two = augmentation and keras.backend.backend() == "tensorflow"
+        super().__init__(workers=2 if two else 1)
         self.images, self.masks, self.rows = images, masks, rows
         self.batch_size, self.seed, self.shares = batch_size, seed, shares
         self.draw = draw or (lambda rng: rng.permutation(rows))
