@@ -232,7 +232,7 @@ def loss_curves(table: pd.DataFrame, objective: Objective) -> Figure:
             curve, width = table.loc[way, name], 3 if name in thick else 1
             style = {"linewidth": width, "linestyle": "--" if name.startswith("1") else "-"}
             ax.plot(curve.index, curve, color=colour, label=name, **style)
-        ax.set(xlabel="size of the error, 0 to 1", title=way, ylim=(-0.03, 1.03))
+        ax.set(xlabel="error: 0 none, 1 largest", title=way, ylim=(-0.03, 1.03))
     axes[0].set_ylabel("loss, or 1 - score: 0 is perfect")
     _add_legend_below(figure, axes[0], 5)
     return figure

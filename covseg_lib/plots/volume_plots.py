@@ -56,8 +56,9 @@ def orientation_views(stored: Any, volume: np.ndarray, spacing: Sequence[float])
         ax.imshow(picture, cmap="gray", aspect=aspect)
         ax.set(xticks=[], yticks=[])
         ax.set_title(title, fontsize=10)
-        ax.set_ylabel(left, rotation=0, ha="right", va="center")
-        ax.set_xlabel(f"(top: {top})" if top else "")
+        named = {"transform": ax.transAxes, "color": "white", "fontsize": 9}
+        ax.text(0.02, 0.5, left, va="center", **named)
+        ax.text(0.5, 0.98, top, ha="center", va="top", **named)
     for ax in axes[2:]:
         ax.axhline(len(grey) - 1 - middle, color=LESION, linewidth=1.5)
     figure.suptitle(f"One volume; the orange line is slice {middle}. R: the patient's right")
