@@ -184,7 +184,7 @@ def test_pictures_and_charts_of_a_study(compared):
     assert first.startswith(f"{largest['case']}, slice {largest['slice']}\nDice")
     assert len(run_plots.best_to_worst(compared, "dice", 1).axes) == 3
     run = models.load_run(compared, "dice_slice")
-    assert run_plots.case_animation(compared, run).startswith(b"\x89PNG")
+    assert run_plots.case_slider(compared, run).startswith("<div><img src=")
 
 
 def _counted(rows):

@@ -1,3 +1,7 @@
+import base64
+import io
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,19 +57,19 @@ def test_methods_are_titled_with_their_dice():
     assert [ax.get_title() for ax in figure.axes] == ["right\nDice 1.00", "wrong\nDice 0.00"]
 
 
-def test_an_animation_is_a_png_of_all_slices(tmp_path):
-    path = tmp_path / "animation.png"
-    path.write_bytes(slice_plots.animation(IMAGES, MASKS, ~MASKS, ["a", "b", "c"]))
-    with Image.open(path) as animation:
-        assert (animation.format, animation.n_frames) == ("PNG", 3)
-
-
-def test_an_animation_begins_with_the_slice_that_has_most_lesion():
-    masks, order = np.zeros_like(MASKS), [2, 0, 1]
+def test_a_slider_begins_with_the_slice_that_has_most_lesion_and_holds_all():
+    masks = np.zeros_like(MASKS)
     masks[2, :3] = masks[1, :2] = 1
-    titles = np.array(["a", "b", "c"])
-    in_order = slice_plots.animation(IMAGES[order], masks[order], None, titles[order])
-    assert slice_plots.animation(IMAGES, masks, None, titles) == in_order
+    for true in (None, masks):
+        page = slice_plots.slider(IMAGES, masks, true, ["a", "b", "c"])
+        frames = re.search('data-frames="([^"]+)"', page).group(1).split(" ")
+        assert len(set(frames)) == 3
+        assert re.search('src="([^"]+)"', page).group(1) == frames[2]
+        assert 'max="2" value="2"' in page
+        kind, _, picture = frames[0].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
+            assert opened.size == (288, 324)
 
 
 TITLES, SLICES = ["a", "b", "c"], pd.DataFrame({"patient": list("aab")})

@@ -14,7 +14,7 @@ from covseg_lib import files
 from covseg_lib.data import preprocessing, splits
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.plots.charts import SUBSET_COLOURS
-from covseg_lib.plots.slice_plots import animation, error_maps, method_masks, overlays
+from covseg_lib.plots.slice_plots import error_maps, method_masks, overlays, slider
 from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
 from covseg_lib.training import batches, callbacks
@@ -93,8 +93,8 @@ def compare_on_case(study: Study, models: Sequence[str], case: str, count: int =
     return error_maps(pictures, predicted, true, titles)
 
 
-def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
-    """Return an animated PNG of the test case with the most lesion, predicted by a run.
+def case_slider(study: Study, run: Run, frames: int = 40) -> str:
+    """Return a slider (HTML) through the test case with the most lesion, predicted by a run.
 
     If the case has more than `frames` slices, some are skipped, at regular intervals.
     """
@@ -107,7 +107,7 @@ def case_animation(study: Study, run: Run, frames: int = 40) -> bytes:
     rows, found = rows[shown], found[shown, ..., 0]
     images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
     names = [f"{_slice_name(table.loc[row])}\n({subset[row]} slice)" for row in rows]
-    return animation(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
+    return slider(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
 
 
 def training_curves(history: pd.DataFrame, metric: str, selection: str = "validation") -> Figure:

@@ -1,12 +1,11 @@
-"""Figures of slices: with masks, with errors, or a whole case as an animation."""
+"""Figures of slices: with masks, with errors, or a whole case with a slider."""
 
+import base64
+import io
 import math
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,6 +14,10 @@ from covseg_lib.evaluation import metrics
 
 # colours of Okabe and Ito, which colour-blind readers can tell apart; each has one meaning
 LESION, TRUTH = "#E69F00", "#56B4E9"
+SLIDER = """<div><img src="{first}" alt="slice"><br>
+<input type="range" min="0" max="{last}" value="{start}" style="width: 288px" data-frames="{frames}"
+oninput="this.parentNode.firstElementChild.src = this.dataset.frames.split(' ')[this.value]">
+</div>"""
 ERRORS = {"true positive": "#009E73", "false positive": "#D55E00", "false negative": "#F0E442"}
 
 
@@ -113,16 +116,16 @@ def method_masks(image: np.ndarray, true: np.ndarray, found: dict[str, np.ndarra
     return error_maps(images, list(found.values()), truths, titles)
 
 
-def animation(
+def slider(
     images: np.ndarray, predicted: np.ndarray, true: np.ndarray | None, titles: Sequence[str]
-) -> bytes:
-    """Return an animated PNG of slices, masks and titles as for `error_maps`, a frame a slice.
+) -> str:
+    """Return an HTML element that shows one of several slices, and a slider to choose it.
 
-    `true` is None for a scan without true masks: the predicted ones are then drawn in orange. The
-    first frame, which is all that a page without animation shows, is the slice with most lesion.
+    It needs no library and no connection, so it works in every notebook and in its HTML. Images
+    (n, H, W), masks and titles are as for `error_maps`. `true` is None for a scan without true
+    masks: the predicted ones are then drawn in orange. First comes the slice with most lesion: a
+    page without scripts shows it alone.
     """
-    areas = np.count_nonzero(predicted if true is None else true, axis=(1, 2))
-    frames = np.roll(np.arange(len(images)), -int(areas.argmax()))
     figure = Figure(figsize=(4, 4.5), layout="constrained", dpi=72)
     ax = figure.subplots()
     ax.set_axis_off()
@@ -134,16 +137,23 @@ def animation(
     grey = {"cmap": "gray", "vmin": images.min(), "vmax": images.max()}
     picture = ax.imshow(images[0], interpolation="nearest", **grey)
     layer = ax.imshow(layers[0], interpolation="nearest")
+    frames = []
+    for image, colours, title in zip(images, layers, titles, strict=True):
+        picture.set_data(image)
+        layer.set_data(colours)
+        ax.set_title(title, fontsize=9)
+        frames.append(_data_url(figure))
+    areas = np.count_nonzero(predicted if true is None else true, axis=(1, 2))
+    start = int(areas.argmax())
+    values = {"first": frames[start], "last": len(frames) - 1, "start": start}
+    return SLIDER.format(frames=" ".join(frames), **values)
 
-    def draw(number):
-        picture.set_data(images[number])
-        layer.set_data(layers[number])
-        ax.set_title(titles[number], fontsize=9)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "animation.png")  # Pillow writes several frames as an animated PNG
-        FuncAnimation(figure, draw, frames).save(path, writer=PillowWriter(fps=4))
-        return path.read_bytes()
+def _data_url(figure):
+    """Return a figure as a picture that is part of a page's text."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="jpeg")
+    return "data:image/jpeg;base64," + base64.b64encode(picture.getvalue()).decode()
 
 
 def show_slice(ax, image: np.ndarray, title: str, layer: np.ndarray | None = None, **grey) -> None:
