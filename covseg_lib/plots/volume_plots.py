@@ -56,7 +56,7 @@ def orientation_views(stored: Any, volume: np.ndarray, spacing: Sequence[float])
         ax.imshow(picture, cmap="gray", aspect=aspect)
         ax.set(xticks=[], yticks=[])
         ax.set_title(title, fontsize=10)
-        named = {"transform": ax.transAxes, "color": "white", "fontsize": 9}
+        named = {"transform": ax.transAxes, "color": LESION, "fontsize": 10, "weight": "bold"}
         ax.text(0.02, 0.5, left, va="center", **named)
         ax.text(0.5, 0.98, top, ha="center", va="top", **named)
     for ax in axes[2:]:
