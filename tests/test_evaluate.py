@@ -134,3 +134,10 @@ def test_wrong_files_are_refused_together(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "expected masks" in _evaluate(tmp_path / "empty", truth).output
     assert "two files or two folders" in _evaluate(masks, truth / "b.nii").output
+
+
+def test_names_may_differ_by_what_programs_add(folders, tmp_path):
+    masks, truth = folders
+    for path in masks.iterdir():
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+    assert evaluate.pair_masks(masks, truth).keys() == {"phantom_01_1", "phantom_01_2", "b", "c"}

@@ -96,7 +96,7 @@ CASES = {
         [((0.5, 0.5), "Count the levels")],
     ),
     "mask_in_place": (
-        (_file(2), _file(2)),
+        (_file(2).header, _file(2)),
         (True, 0.016),
         [((False, 0.016), "Compare shapes"), ((True, 2), "determinant")],
     ),
@@ -180,5 +180,5 @@ def test_an_answer_calls_the_check_of_its_exercise(name):
 
 
 def test_a_mask_elsewhere_is_not_in_the_same_place():
-    assert exercises.mask_in_place(True, 2 / 125, _file(1), _file(2)).startswith(WRONG)
-    assert exercises.mask_in_place(False, 2 * 8 / 1000, _file(1), _file(2)).startswith(RIGHT)
+    assert exercises.mask_in_place(True, 2 / 125, _file(1).header, _file(2)).startswith(WRONG)
+    assert exercises.mask_in_place(False, 2 * 8 / 1000, _file(1).header, _file(2)).startswith(RIGHT)

@@ -12,6 +12,7 @@ import pytest
 from conftest import find_cases, write_volume
 
 from covseg_lib import files
+from covseg_lib.batch import notebooks
 from covseg_lib.data import cases, slicing
 from covseg_lib.data.pairs import read_pair
 from covseg_lib.images import geometry, nifti, volumes
@@ -426,3 +427,65 @@ def test_two_places_in_one_header_get_a_warning(tmp_path):
     assert warning.startswith("its header names two places that are 30 mm apart: the sform")
     header.set_sform(AFFINE, 1)
     assert geometry.doubts(header) == []
+
+
+def _four_axes(hu):
+    padded = np.where(CIRCLE[..., None], hu, -3024)  # what many scanners write outside
+    return nib.Nifti1Image(padded.astype(np.int16)[..., None], AFFINE).to_bytes()
+
+
+def _nan_around(hu):
+    image = nib.Nifti1Image(np.where(CIRCLE[..., None], hu, np.nan).astype(np.float32), AFFINE)
+    image.header["scl_slope"], image.header["scl_inter"] = 1, np.nan
+    return image.header.binaryblock + bytes(4) + np.asarray(image.dataobj).tobytes(order="F")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("scan.nii.gz", _four_axes), ("scan.nii", _nan_around)]
+)  # the first: four axes, padding, and not compressed in spite of its name
+def test_notebook_01_slices_by_hand_what_the_library_reads(tmp_path, name, make):
+    scan = tmp_path / "data" / "images" / name
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(make(HU))
+    write_volume(tmp_path / "data" / "masks" / name, LESION.astype(np.uint8), AFFINE)
+    study = Study(tmp_path / "study")
+    parameters = {"SOURCE": "folder", "DATASET": str(tmp_path / "data")}
+    (made,) = notebooks.run_notebooks(study, parameters, ["01"])
+    assert made.exists()
+    assert study.path("cases").exists()
+
+
+def test_the_first_scan_that_can_be_read_is_shown(tmp_path):
+    bad, good = tmp_path / "a.nii", tmp_path / "b.nii"
+    bad.write_bytes(b"no scan")
+    write_volume(good, HU, AFFINE)
+    path, grey, _ = volumes.read_first([bad, good])
+    assert path == good
+    assert (grey == GREY).all()
+    with pytest.raises(ValueError, match=r"a\.nii is not a NIfTI file"):
+        volumes.read_first([bad])
+
+
+def test_an_unusual_slope_is_named():
+    header = nib.Nifti1Image(HU, AFFINE).header
+    for slope in (1, 0.9999999, 0.06, np.nan):
+        header["scl_slope"], header["scl_inter"] = slope, 0
+        assert geometry.doubts(header) == []
+    header["scl_slope"] = 1.25
+    assert "its numbers are multiplied by 1.25 (scl_slope)" in geometry.doubts(header)[0]
+
+
+@pytest.mark.parametrize("name", ["a.Nii.gz", "a.NII", "a.nii.GZ"])
+def test_masks_keep_a_name_with_capitals(tmp_path, name):
+    header = nib.Nifti1Image(HU, AFFINE).header
+    nifti.write_mask(tmp_path / name, LESION.T, header)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (volumes.read_mask(tmp_path / name)[0] > 0).sum() == LESION.sum()
+
+
+def test_a_folder_of_pairs_gets_the_line_that_converts_them(tmp_path):
+    nib.Nifti1Pair(HU, AFFINE).to_filename(tmp_path / "a.img")
+    assert 'nib.save(nib.load("a.img"), "a.nii.gz")' in nifti.no_files(tmp_path)
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(ValueError, match=r"a\.img is not here, so find it or"):
+        nifti.read_header(tmp_path / "a.hdr")

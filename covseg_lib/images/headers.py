@@ -74,14 +74,21 @@ def _other_format(path, header, data):
             f"dcm2niix -z y -f %i_%s -o OUT {path.parent}"
         )
     if _is_half_of_a_pair(path, header, data):
-        return ValueError(
-            f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or Analyze): make "
-            "one file of them in Python, "
-            f'nib.save(nib.load("{path.stem}.img"), "{path.stem}.nii.gz")'
-        )
+        return ValueError(half_of_a_pair(path))
     return ValueError(
         f"{path.name} is not a NIfTI file: expected .nii or .nii.gz, convert the series to it"
     )
+
+
+def half_of_a_pair(path: Path) -> str:
+    """Describe that a file is one half of a pair, with the line of Python that converts it."""
+    text = (
+        f"{path.name} is one half of a pair of files, .hdr and .img (NIfTI or Analyze): make one "
+        f'file of them in Python, nib.save(nib.load("{path.stem}.img"), "{path.stem}.nii.gz")'
+    )
+    if path.with_suffix(".img").exists():
+        return text
+    return f"{text}; {path.stem}.img is not here, so find it or export the scan again as .nii"
 
 
 def is_dicom(path: Path) -> bool:

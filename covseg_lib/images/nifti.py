@@ -1,6 +1,7 @@
 """NIfTI files: one way to read them, and one way to write masks."""
 
 import contextlib
+import gzip
 import io
 import itertools
 from pathlib import Path
@@ -26,6 +27,8 @@ def list_files(folder: Path) -> list[Path]:
 def no_files(folder: Path) -> str:
     """Describe that a folder has no NIfTI file; for DICOM, with the command that converts it."""
     found = f"no .nii or .nii.gz file in {folder}"
+    if halves := sorted(folder.glob("*.img")):
+        return f"{found}, but {headers.half_of_a_pair(halves[0])}"
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     if any(headers.is_dicom(path) for path in itertools.islice(paths, 100)):
         return (
@@ -176,5 +179,7 @@ def _write(path, array, like, slope, description):
     kind = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(array, None, header)
     image.header.set_slope_inter(slope, 0)
-    with files.atomic(path) as temporary:
-        nib.save(image, temporary)
+    data = image.to_bytes()  # nib.save would write another name if the ending has capitals
+    if Path(path).name.lower().endswith(".gz"):
+        data = gzip.compress(data, 1, mtime=0)
+    files.write_bytes(path, data)

@@ -76,6 +76,22 @@ def read_grey(
     return _convert(voxels, header, reading.step, to_levels), header
 
 
+def read_first(
+    paths: Sequence[Path], reading: Reading = DEFAULT_READING
+) -> tuple[Path, np.ndarray, nib.Nifti1Header]:
+    """Return the path of the first scan that can be read, and what `read_grey` returns of it.
+
+    Raises the ValueError of the first scan if none can be read.
+    """
+    errors = []
+    for path in paths:
+        try:
+            return path, *read_grey(path, reading)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def _check_missing(voxels, header):
     """Raise ValueError if voxels inside of the scanner's circle are NaN or infinite."""
     missing = geometry.to_upright(~np.isfinite(np.asanyarray(voxels)), header)

@@ -223,10 +223,10 @@ def volume_by_threshold(low: Any, high: Any, levels: np.ndarray, voxel_ml: float
     )
 
 
-def mask_in_place(same: Any, ml: Any, scan_file: Any, mask_file: Any) -> str:
+def mask_in_place(same: Any, ml: Any, scan_header: Any, mask_file: Any) -> str:
     """09, 2: whether mask and scan are in the same place, and the mask's volume in ml."""
-    placed = scan_file.shape == mask_file.shape
-    placed = placed and np.allclose(scan_file.affine, mask_file.affine)
+    placed = scan_header.get_data_shape() == mask_file.shape
+    placed = placed and np.allclose(scan_header.get_best_affine(), mask_file.affine)
     voxel_ml = abs(np.linalg.det(mask_file.affine)) / 1000
     right = np.count_nonzero(np.asarray(mask_file.dataobj)) * voxel_ml
     return verdict(

@@ -75,6 +75,7 @@ def window_views(volume: np.ndarray, window_hu: tuple[float, float] = LUNG_WINDO
     volume : (S, H, W) array, in HU or grey levels
     window_hu : (low, high), the window for the lungs
     """
+    volume = np.where(np.isnan(volume), phantom.AIR_HU if np.nanmin(volume) < 0 else 0, volume)
     low, high = int(volume.min()), int(volume.max())
     middle = volume[len(volume) // 2]
     windows: dict[str, tuple[float, float]] = {"windowed before": (0, 255)}

@@ -41,6 +41,11 @@ def pair_masks(masks: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
             raise FileNotFoundError(f"{nifti.no_files(folder)}: expected masks")
         found.append(of_folder)
     predicted, true = found
+    if not predicted.keys() & true.keys():  # one folder may have names as ct_001_0000
+        predicted, true = (
+            {file_names.without_addition(name): path for name, path in of_folder.items()}
+            for of_folder in found
+        )
     problems += [f"no mask for {name}" for name in sorted(true.keys() - predicted.keys())]
     problems += [f"no true mask for {name}" for name in sorted(predicted.keys() - true.keys())]
     if problems:
