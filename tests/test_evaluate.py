@@ -141,3 +141,6 @@ def test_names_may_differ_by_what_programs_add(folders, tmp_path):
     for path in masks.iterdir():
         path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
     assert evaluate.pair_masks(masks, truth).keys() == {"phantom_01_1", "phantom_01_2", "b", "c"}
+    write_volume(masks / "c_seg.nii.gz", _box(0, 0))  # which of both is the mask of c?
+    with pytest.raises(ValueError, match=r"no mask for c; no true mask for c_0000; .*c_seg"):
+        evaluate.pair_masks(masks, truth)

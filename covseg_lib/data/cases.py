@@ -1,7 +1,6 @@
 """The cases of a data set: which image belongs to which mask, and to which patient."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def pair_files(
     folder = Path(folder)
     left_over: dict[str, str] = {}
     found = {what: _files_by_case(place, left_over) for what, place in _folders(folder).items()}
-    images, masks, lungs = _without_additions(found).values()
+    images, masks, lungs = file_names.match_names(*found.values())
     for name in sorted((set(images) ^ set(masks)) - set(left_over)):
         has, lacks = ("image", "mask") if name in images else ("mask", "image")
         file = (images if name in images else masks)[name].name
@@ -84,17 +83,6 @@ def pair_files(
         if n not in left_over
     ]
     return cases, {name: reason for name, reason in left_over.items() if name in names}
-
-
-def _without_additions(found):
-    """Return {what: files by case} in which names without a partner lose their additions."""
-    paired, renamed = found["image"].keys() & found["mask"].keys(), {}
-    for what, paths in found.items():
-        shorter = {name: file_names.without_addition(name) for name in paths if name not in paired}
-        counts = Counter(shorter.values())
-        taken = {old: new for old, new in shorter.items() if counts[new] == 1 and new not in paths}
-        renamed[what] = {taken.get(name, name): path for name, path in paths.items()}
-    return renamed
 
 
 def pairing_table(cases: Sequence[Case], left_over: dict[str, str]) -> pd.DataFrame:

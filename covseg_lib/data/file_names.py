@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,6 +50,32 @@ def without_addition(name: str) -> str:
     ('ct_001', 'study_0255')
     """
     return ADDITIONS.sub("", name) or name
+
+
+def match_names(*folders: dict[str, Path]) -> list[dict[str, Path]]:
+    """Let names without a partner lose what other programs add to them, if they stay unique.
+
+    Parameters
+    ----------
+    folders : {case: path} for each folder
+        The first two are partners, as images and masks.
+
+    Returns
+    -------
+    The same files, under the names that fit together
+
+    Examples
+    --------
+    >>> match_names({"ct_1_0000": "image"}, {"ct_1": "mask"})
+    [{'ct_1': 'image'}, {'ct_1': 'mask'}]
+    """
+    paired, renamed = folders[0].keys() & folders[1].keys(), []
+    for paths in folders:
+        shorter = {name: without_addition(name) for name in paths if name not in paired}
+        counts = Counter(shorter.values())
+        taken = {old: new for old, new in shorter.items() if counts[new] == 1 and new not in paths}
+        renamed.append({taken.get(name, name): path for name, path in paths.items()})
+    return renamed
 
 
 def read_patients(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -40,12 +40,7 @@ def pair_masks(masks: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
         if not of_folder:
             raise FileNotFoundError(f"{nifti.no_files(folder)}: expected masks")
         found.append(of_folder)
-    predicted, true = found
-    if not predicted.keys() & true.keys():  # one folder may have names as ct_001_0000
-        predicted, true = (
-            {file_names.without_addition(name): path for name, path in of_folder.items()}
-            for of_folder in found
-        )
+    predicted, true = file_names.match_names(*found)
     problems += [f"no mask for {name}" for name in sorted(true.keys() - predicted.keys())]
     problems += [f"no true mask for {name}" for name in sorted(predicted.keys() - true.keys())]
     if problems:
