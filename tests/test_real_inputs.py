@@ -15,7 +15,7 @@ from covseg_lib import files
 from covseg_lib.batch import notebooks
 from covseg_lib.data import cases, slicing
 from covseg_lib.data.pairs import read_pair
-from covseg_lib.images import geometry, nifti, volumes
+from covseg_lib.images import geometry, intensities, nifti, volumes
 from covseg_lib.settings import Reading, as_bool, plan_settings
 from covseg_lib.study import Study
 
@@ -470,9 +470,10 @@ def test_an_unusual_slope_is_named():
     header = nib.Nifti1Image(HU, AFFINE).header
     for slope in (1, 0.9999999, 0.06, np.nan):
         header["scl_slope"], header["scl_inter"] = slope, 0
-        assert geometry.doubts(header) == []
+        assert intensities.unusual_slope(header) == []
     header["scl_slope"] = 1.25
-    assert "its numbers are multiplied by 1.25 (scl_slope)" in geometry.doubts(header)[0]
+    (warning,) = intensities.unusual_slope(header)
+    assert warning.startswith("its numbers are multiplied by 1.25 (scl_slope)")
 
 
 @pytest.mark.parametrize("name", ["a.Nii.gz", "a.NII", "a.nii.GZ"])

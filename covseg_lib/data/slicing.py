@@ -19,7 +19,7 @@ import pandas as pd
 from covseg_lib import files, parallel
 from covseg_lib.data.cases import Case
 from covseg_lib.data.pairs import read_pair
-from covseg_lib.images import geometry, nifti
+from covseg_lib.images import geometry, intensities, nifti
 from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.study import Study
 
@@ -164,7 +164,8 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
         return str(error)
     header = pair.header
     read = filter(None, (case.image, case.mask, case.lungs))
-    names = [warning for path in read for warning in nifti.misnamed(path)]
+    warnings = [warning for path in read for warning in nifti.misnamed(path)]
+    warnings += geometry.doubts(header) + intensities.unusual_slope(header) + _unlikely_mask(pair)
     about = {
         "slices": len(pair.image),
         "lesion_slices": int(pair.mask.any(axis=(1, 2)).sum()),
@@ -175,7 +176,7 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
         "mask": str(case.mask.absolute()),
         "lungs": str(case.lungs.absolute()) if case.lungs else "",
         "made_from": fingerprint(case.image, case.mask, case.lungs, reading),
-        "warning": "; ".join([*names, *geometry.doubts(header), *_unlikely_mask(pair)]),
+        "warning": "; ".join(warnings),
     }
     arrays = {"images": pair.image, "masks": pair.mask}
     arrays |= {} if pair.lungs is None else {"lungs": pair.lungs}

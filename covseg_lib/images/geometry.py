@@ -127,23 +127,16 @@ def implausible(header: nib.Nifti1Header) -> str:
 
 
 def doubts(header: nib.Nifti1Header) -> list[str]:
-    """Return warnings about a scan's header that can be read, but is doubtful; [] for none."""
-    found, slope = [], header.get_slope_inter()[0] or 1
-    if 0.5 < slope < 2 and abs(slope - 1) > 0.001:
-        found.append(
-            f"its numbers are multiplied by {slope:.4g} (scl_slope), and HU are usually stored "
-            "with 1: compare them with another program"
-        )
+    """Return warnings about a header that can be read, but contradicts itself; [] for none."""
     if not (header["qform_code"] and header["sform_code"]):
-        return found
+        return []
     apart = _apart(header.get_data_shape(), header.get_sform(), header.get_qform())
     apart *= unit_mm(header)
     if apart <= min(spacing_mm(header)) * POSITION_TOLERANCE:
-        return found
+        return []
     return [
-        *found,
         f"its header names two places that are {apart:.3g} mm apart: the sform is taken, and other "
-        "programs may take the qform",
+        "programs may take the qform"
     ]
 
 

@@ -5,6 +5,7 @@ around 0; a chest in grey levels from 0 to 255 has bright soft tissue. What is n
 with what it looks like.
 """
 
+import nibabel as nib
 import numpy as np
 from skimage.segmentation import clear_border
 
@@ -96,6 +97,17 @@ def _wrong_hu(values):
     if lungs < LEAST_SHARE:
         return "nothing is as dark as air or lungs; they look clipped to another window"
     return "" if soft >= LEAST_SHARE else "nothing is like soft tissue"
+
+
+def unusual_slope(header: nib.Nifti1Header) -> list[str]:
+    """Return a warning if a scan's numbers are multiplied by nearly 1, but not by 1; else []."""
+    slope = header.get_slope_inter()[0] or 1
+    if not 0.5 < slope < 2 or abs(slope - 1) <= 0.001:
+        return []
+    return [
+        f"its numbers are multiplied by {slope:.4g} (scl_slope), and HU are usually stored with 1: "
+        "compare them with another program"
+    ]
 
 
 def is_outside(missing: np.ndarray) -> bool:

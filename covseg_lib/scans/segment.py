@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from covseg_lib.evaluation import prediction
-from covseg_lib.images import geometry, nifti, resizing, volumes
+from covseg_lib.images import geometry, intensities, nifti, resizing, volumes
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.training import batches
@@ -226,7 +226,8 @@ def unlike_training(
     lungs : (S, H, W) bool
     header : nibabel header of the scan
     """
-    made_with, found = segmenter.runs[0].recipe.preprocessing, geometry.doubts(header)
+    made_with = segmenter.runs[0].recipe.preprocessing
+    found = geometry.doubts(header) + intensities.unusual_slope(header)
     mean = float(images.mean())  # 0 is the mean of the training scans, 1 their deviation
     low, high = made_with.get("case_means", (-np.inf, np.inf))  # version 0.1 has none
     margin = max((high - low) / 2, LEAST_MARGIN)
