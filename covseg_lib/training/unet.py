@@ -58,14 +58,14 @@ def build_unet(
         raise ValueError(
             f"size {size} cannot be halved {depth} times: expected a multiple of {2**depth}"
         )
-    inputs = keras.Input((size, size, channels))  # report: 256 x 256 pixels, 1 channel
+    inputs = keras.Input((size, size, channels))  # (B, 256, 256, 1)
     x, skips = inputs, []
-    for level in range(depth):  # report: 256 x 256 pixels, 32 maps ... 32 x 32, 256 maps
+    for level in range(depth):  # (B, 256, 256, 32) ... (B, 32, 32, 256)
         x = _convolve_twice(x, base_filters * 2**level, dtype, norm_layer)
         skips.append(x)
         x = layers.MaxPooling2D(2, dtype=dtype)(x)
-    x = _convolve_twice(x, base_filters * 2**depth, dtype, norm_layer)  # 16 x 16, 512
-    for level in reversed(range(depth)):  # 32 x 32, 256 maps ... 256 x 256, 32 maps
+    x = _convolve_twice(x, base_filters * 2**depth, dtype, norm_layer)  # (B, 16, 16, 512)
+    for level in reversed(range(depth)):  # (B, 32, 32, 256) ... (B, 256, 256, 32)
         filters = base_filters * 2**level
         x = layers.Conv2DTranspose(
             filters, 2, strides=2, kernel_initializer="he_normal", dtype=dtype
@@ -74,7 +74,7 @@ def build_unet(
         x = _convolve_twice(x, filters, dtype, norm_layer)
     prior = keras.initializers.Constant(math.log(lesion_prior / (1 - lesion_prior)))
     outputs = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=prior, dtype="float32")(x)
-    return keras.Model(inputs, outputs, name="unet")
+    return keras.Model(inputs, outputs, name="unet")  # (B, 256, 256, 1)
 
 
 def _convolve_twice(x, filters, dtype, norm_layer):
