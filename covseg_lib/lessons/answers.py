@@ -1,12 +1,12 @@
-"""How an answer to an exercise is judged."""
+"""How the checks judge a student's answers: right, still open, or wrong with a hint."""
 
 from typing import Any
 
 RIGHT, OPEN, WRONG = "Right:", "Not answered yet:", "Not yet:"
 
 
-def verdict(learned: str, *parts: tuple) -> str:
-    """Return what is said about answers: the first that is wrong, or what was learned.
+def judge(learned: str, *parts: tuple) -> str:
+    """Return a text about the first answer that is open or wrong, or else what was learned.
 
     Each part is (name, answer, right answer, hint), and a tolerance if `is_close` needs another.
     """

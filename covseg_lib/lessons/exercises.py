@@ -12,7 +12,7 @@ from skimage.transform import resize
 
 from covseg_lib.evaluation import metrics
 from covseg_lib.images import volumes
-from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG, is_close, unanswered, verdict
+from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG, is_close, judge, unanswered
 
 
 def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str:
@@ -33,7 +33,7 @@ def grey_range(low: Any, high: Any, image: np.ndarray, truth: np.ndarray) -> str
 
 def rows_left(convolved: Any, pooled: Any) -> str:
     """00, 2: rows that remain of 7 after a convolution and after a pooling."""
-    return verdict(
+    return judge(
         "the report's formula for pooling lacks the + 1: it would give 2.5 rows.",
         ("convolved", convolved, (7 - 3 + 2) // 2 + 1, "Put h, f, p and s into the formula."),
         ("pooled", pooled, (7 - 2) // 2 + 1, "How many whole blocks of 2 rows fit into 7?"),
@@ -46,7 +46,7 @@ def soft_window(air: Any, lung: Any, ground_glass: Any, muscle: Any) -> str:
     right = volumes.to_grey(np.array(list(hu.values())), (-160, 240))
     hint = "-160 HU becomes 0 and 240 HU becomes 255; what lies outside is clipped."
     given = air, lung, ground_glass, muscle
-    return verdict(
+    return judge(
         "lung and ground glass are both black: this window cannot show lesions of the lung.",
         *zip(hu, given, right, [hint] * 4, strict=True),
     )
@@ -60,7 +60,7 @@ def lesion_share(share: Any, images: np.ndarray, masks: np.ndarray) -> str:
     right = float(masks[(images >= low) & (images <= high)].mean())
     if is_close(share, masks.mean()):
         return f"{WRONG} this is the share among all pixels: take only those from low to high."
-    return verdict(
+    return judge(
         f"of all pixels as bright as lesions only {right:.0%} are lesion.",
         ("share", share, right, "Is it lesion pixels by all pixels from low to high?"),
     )
@@ -70,7 +70,7 @@ def lost_by_rounding(lost: Any, mask: np.ndarray, size: int) -> str:
     """02, 1: the share of a lesion that is lost if a resized mask is rounded down."""
     smooth = resize(mask.astype(float), (size, size), anti_aliasing=True)
     right = 1 - float((smooth >= 1).mean() / mask.mean())
-    return verdict(
+    return judge(
         f"rounding down loses {right:.0%} of this lesion, all of it at the edge.",
         ("lost", lost, right, "Compare the mean of the rounded mask with the mean of the mask."),
     )
@@ -83,7 +83,7 @@ def copied_masks(slices: Any, patients: Any, masks: np.ndarray, nearest: dict) -
         for split, rows in nearest.items()
     }
     hint = "metrics.dice takes the masks of the test slices, then those of their nearest slices."
-    return verdict(
+    return judge(
         "a high score on shuffled slices does not show that a model has learned lesions.",
         ("slices", slices, right["slice"], hint),
         ("patients", patients, right.get("patient", 0), hint),
@@ -95,7 +95,7 @@ def empty_mask(empty: Any, gain: Any, masks: np.ndarray, scores: pd.Series) -> s
     right = 1 - float(np.mean(masks))
     if is_close(empty, 1 - right, 1e-4):
         return f"{WRONG} this is the share of lesion pixels, on which the empty mask is wrong."
-    return verdict(
+    return judge(
         f"the empty mask has {right:.4f}; what was learned shows in the rest.",
         ("empty", empty, right, "On which pixels is the empty mask right?", 1e-4),
         ("gain", gain, scores.max() - right, "Best epoch minus empty mask.", 1e-4),
@@ -108,12 +108,12 @@ def parameters(first: Any, second: Any, model: Any) -> str:
     hint = "For each map: 3 x 3 weights for every map before it, and one bias."
     parts = ("first", first, right[0], hint, 0), ("second", second, right[1], hint, 0)
     learned = "the second convolution looks at all maps of the first, so it has far more."
-    return verdict(learned, *parts)
+    return judge(learned, *parts)
 
 
 def dice_and_iou(dice: Any, iou: Any) -> str:
     """04, 1: the Dice of an IoU of 0.8742, and the IoU of a Dice of 0.8603."""
-    return verdict(
+    return judge(
         "its IoU model would be far better than its Dice model, if 0.8742 were the lesion's IoU.",
         ("dice", dice, 2 * 0.8742 / (1 + 0.8742), "Dice = 2 IoU / (1 + IoU)", 1e-3),
         ("iou", iou, 0.8603 / (2 - 0.8603), "Solve it for IoU: IoU = Dice / (2 - Dice)", 1e-3),
@@ -123,7 +123,7 @@ def dice_and_iou(dice: Any, iou: Any) -> str:
 def lowest_loss(epoch: Any, cost: Any, history: pd.DataFrame, objective: str) -> str:
     """04, 2: the epoch with the lowest validation loss, and what choosing it costs."""
     lowest, scores = history["val_loss"].idxmin(), history[f"val_{objective}"]
-    return verdict(
+    return judge(
         "loss and metric judge differently, so they may choose different epochs.",
         ("epoch", epoch, history["epoch"][lowest], "Look for the lowest val_loss.", 0),
         ("cost", cost, scores.max() - scores[lowest], "Best score minus the score there.", 1e-4),
@@ -133,7 +133,7 @@ def lowest_loss(epoch: Any, cost: Any, history: pd.DataFrame, objective: str) ->
 def healthy_batch(soft_dice: Any, cross_entropy: Any) -> str:
     """05, 1: by which factor two losses fall on a healthy batch from p = 0.01 to p = 0.0001."""
     right = np.log1p(-0.01) / np.log1p(-0.0001)
-    return verdict(
+    return judge(
         "soft Dice stays at 1 for both predictions: from a healthy batch it learns nothing.",
         ("soft_dice", soft_dice, 1, "Divide the loss for 0.01 by the loss for 0.0001."),
         ("cross_entropy", cross_entropy, right, "It is minus the mean of log(1 - p)."),
@@ -145,7 +145,7 @@ def overfitting_gap(best: Any, last: Any, history: pd.DataFrame, objective: str)
     gap = history[objective] - history[f"val_{objective}"]
     row = history[f"val_{objective}"].idxmax()
     hint = "It is the score on training slices minus the score on validation slices."
-    return verdict(
+    return judge(
         f"the best epoch is {history['epoch'][row]}, the last one {history['epoch'].iloc[-1]}.",
         ("best", best, gap[row], hint, 1e-4),
         ("last", last, gap.iloc[-1], hint, 1e-4),
@@ -155,7 +155,7 @@ def overfitting_gap(best: Any, last: Any, history: pd.DataFrame, objective: str)
 def missed_slices(missed: Any, false_alarms: Any, truth: np.ndarray, predicted: np.ndarray) -> str:
     """06, 1: slices whose lesion is missed altogether, and healthy slices with a prediction."""
     has_lesion, has_found = (mask.reshape(len(mask), -1).any(axis=1) for mask in (truth, predicted))
-    return verdict(
+    return judge(
         "a Dice of all pixels together hides both kinds of error.",
         ("missed", missed, np.sum(has_lesion & ~has_found), "Lesion, but no predicted pixel.", 0),
         ("false_alarms", false_alarms, np.sum(~has_lesion & has_found), "No lesion.", 0),
@@ -164,7 +164,7 @@ def missed_slices(missed: Any, false_alarms: Any, truth: np.ndarray, predicted: 
 
 def chosen_threshold(threshold: Any, gain: Any, curve: pd.Series) -> str:
     """06, 2: the threshold with the highest Dice, and what it gains over one half."""
-    return verdict(
+    return judge(
         "it was chosen on the test slices, so it must not be used: validation slices may choose.",
         ("threshold", threshold, curve.idxmax(), "It is where the curve is highest.", 1e-6),
         ("gain", gain, curve.max() - curve[0.5], "Highest Dice minus the one at 0.5.", 1e-3),
@@ -177,7 +177,7 @@ def seed_spread(spread: Any, table: pd.DataFrame, varied: str) -> str:
     right = (groups.max() - groups.min())[groups.size() > 1]
     if right.empty:
         return f"{OPEN} no setting has several seeds: set SEED in VARY, and run all cells again"
-    return verdict(
+    return judge(
         "a difference between two settings that is not larger may be chance.",
         ("spread", spread, right.max(), "Highest minus lowest test score of one setting.", 1e-3),
     )
@@ -187,7 +187,7 @@ def flattery(flattered: Any, table: pd.DataFrame) -> str:
     """07, 2: how much a choice by test score would claim beyond the choice by validation."""
     rows = table[table["split"] == table["split"].iloc[-1]].dropna(subset="validation")
     right = rows["test"].max() - rows["test"][rows["validation"].idxmax()]
-    return verdict(
+    return judge(
         "this much a choice by test score would have claimed too much.",
         ("flattered", flattered, right, "Highest test score minus that of the chosen run.", 1e-3),
     )
@@ -196,7 +196,7 @@ def flattery(flattered: Any, table: pd.DataFrame) -> str:
 def gains(mean_gain: Any, losers: Any, before: pd.Series, after: pd.Series) -> str:
     """08, 1: how much the Dice of the cases gains in the mean, and how many cases lose."""
     right = (after - before).dropna()
-    return verdict(
+    return judge(
         "a mean over few patients hides who gains and who does not.",
         ("mean_gain", mean_gain, right.mean(), "Mean of after minus before, case by case."),
         ("losers", losers, np.sum(right < 0), "Count the cases whose Dice is lower after.", 0),
@@ -205,7 +205,7 @@ def gains(mean_gain: Any, losers: Any, before: pd.Series, after: pd.Series) -> s
 
 def error_kinds(missed: Any, wrong: Any, scores: pd.Series) -> str:
     """08, 2: the share of a lesion that is missed, and of the prediction that is wrong."""
-    return verdict(
+    return judge(
         "precision and recall say which of the two errors a Dice is made of.",
         ("missed", missed, 1 - scores["recall"], "Recall is the share that is found."),
         ("wrong", wrong, 1 - scores["precision"], "Precision is the share that is right."),
@@ -216,7 +216,7 @@ def volume_by_threshold(low: Any, high: Any, levels: np.ndarray, voxel_ml: float
     """09, 1: the ml of a scan's lesions at the thresholds 0.25 and 0.75."""
     right = {limit: np.count_nonzero(levels >= 255 * limit) * voxel_ml for limit in (0.25, 0.75)}
     hint = "Count the levels of at least 255 times the threshold, then multiply with voxel_ml."
-    return verdict(
+    return judge(
         f"from 0.25 to 0.75 the volume falls by {right[0.25] - right[0.75]:.1f} ml.",
         ("low", low, right[0.25], hint),
         ("high", high, right[0.75], hint),
@@ -229,7 +229,7 @@ def mask_in_place(same: Any, ml: Any, scan_header: Any, mask_file: Any) -> str:
     placed = placed and np.allclose(scan_header.get_best_affine(), mask_file.affine)
     voxel_ml = abs(np.linalg.det(mask_file.affine)) / 1000
     right = np.count_nonzero(np.asarray(mask_file.dataobj)) * voxel_ml
-    return verdict(
+    return judge(
         "other programs can now use the mask with this scan.",
         ("same", same, placed, "Compare shapes, then affines with np.allclose.", 0),
         ("ml", ml, right, "Lesion voxels, times the determinant of the affine, by 1000."),

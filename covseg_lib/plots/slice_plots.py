@@ -14,11 +14,11 @@ from covseg_lib.evaluation import metrics
 
 # colours of Okabe and Ito, which colour-blind readers can tell apart; each has one meaning
 LESION, TRUTH = "#E69F00", "#56B4E9"
+ERRORS = {"true positive": "#009E73", "false positive": "#D55E00", "false negative": "#F0E442"}
 SLIDER = """<div><img src="{first}" alt="slice"><br>
 <input type="range" min="0" max="{last}" value="{start}" style="width: 288px" data-frames="{frames}"
 oninput="this.parentNode.firstElementChild.src = this.dataset.frames.split(' ')[this.value]">
 </div>"""
-ERRORS = {"true positive": "#009E73", "false positive": "#D55E00", "false negative": "#F0E442"}
 
 
 def gallery(
@@ -150,7 +150,7 @@ def slider(
 
 
 def _data_url(figure):
-    """Return a figure as a picture that is part of a page's text."""
+    """Return a figure as a data URL: a picture inside the text of a page."""
     picture = io.BytesIO()
     figure.savefig(picture, format="jpeg")
     return "data:image/jpeg;base64," + base64.b64encode(picture.getvalue()).decode()
