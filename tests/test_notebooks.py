@@ -109,7 +109,7 @@ def test_cells_are_few_and_short(name):
         if line.strip() and not line.startswith("#")
     ]
     assert len(NOTEBOOKS[name].cells) <= 25
-    assert len(lines) <= 80
+    assert len(lines) <= 68
     assert max(len(line) for source in code[1:] for line in source.splitlines()) <= 100
     assert all(len(source.splitlines()) <= 10 for source in code[3:])
     assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)

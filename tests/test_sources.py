@@ -296,9 +296,9 @@ def test_without_kaggle_zenodo_is_asked(kaggle, tmp_path, monkeypatch, why):
 
 
 def test_the_report_profile_takes_kaggles_copy_where_one_is_near(monkeypatch):
-    assert sources.default_source("report") is None
+    assert sources.choose_source("default", "", "report") is None
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
-    assert sources.default_source("report") == "kaggle"
-    assert sources.default_source("demo") is None
+    assert sources.choose_source("default", "", "report") == "kaggle"
+    assert sources.choose_source("default", "", "demo") is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert sources.default_source("report") == "kaggle"
+    assert sources.choose_source("default", "", "report") == "kaggle"

@@ -186,6 +186,11 @@ def _list_slices(cases, masks, size):
     return table
 
 
+def slice_names(table: pd.DataFrame) -> list[str]:
+    """Return the names of the slices in some rows of `slice_table`, as "phantom_04, slice 9"."""
+    return table["case"].str.cat(table["slice"].astype(str), ", slice ").tolist()
+
+
 def _read_cases(study):
     return files.read_csv(study.need("cases"))
 

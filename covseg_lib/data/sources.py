@@ -36,11 +36,19 @@ KAGGLE = "andrewmvd/covid19-ct-scans"  # a copy of the Zenodo record's volumes, 
 KAGGLE_INPUT = Path("/kaggle/input")  # where Kaggle puts data sets that a notebook has attached
 
 
-def default_source(profile: str) -> str | None:
-    """Return "kaggle" for the report's data on Colab and Kaggle, which keep a copy; else None.
+def choose_source(source: str | None, dataset: str, profile: str) -> str | None:
+    """Return where the volumes come from; None means as the profile says.
 
-    >>> default_source("demo")
+    Without a choice ("default" or None) that is the folder `dataset`, if there is one; or "kaggle"
+    for the report's data on Colab and Kaggle, which keep a copy.
+
+    >>> choose_source("default", "/data/mine", "report"), choose_source("medseg", "", "report")
+    ('folder', 'medseg')
     """
+    if source not in (None, "default"):
+        return source
+    if dataset:
+        return "folder"
     return "kaggle" if profile == "report" and (colab.on_colab() or colab.on_kaggle()) else None
 
 

@@ -55,7 +55,7 @@ def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
     order = np.argsort(-sizes, kind="stable")
     _, largest = np.unique(cases[order], return_index=True)  # of each case
     rows = order[[*sorted(largest), *sorted(set(range(len(order))) - set(largest))]][:count]
-    titles = [_slice_name(table.iloc[row]) for row in rows]
+    titles = preprocessing.slice_names(table.iloc[rows])
     return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model: large lesions")
 
 
@@ -68,7 +68,8 @@ def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
     order = order[has_lesion] if has_lesion.any() else order  # all, if none has a lesion
     middle = max(len(order) // 2 - count // 2, 0)
     rows = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-    titles = [f"{_slice_name(table.iloc[row])}\nDice {dice[row]:.2f}" for row in rows]
+    names = preprocessing.slice_names(table)
+    titles = [f"{names[row]}\nDice {dice[row]:.2f}" for row in rows]
     heading = f"{run} model: best, middle and worst test slices with lesions"
     return error_maps(images[rows], found[rows], masks[rows], titles, heading)
 
@@ -89,7 +90,8 @@ def compare_on_case(study: Study, models: Sequence[str], case: str, count: int =
         pictures.extend(images[rows])
         predicted.extend(found[rows])
         true.extend(masks[rows])
-        titles += [f"{model}, Dice {dice:.2f}\n{_slice_name(table.iloc[row])}" for row in rows]
+        names = preprocessing.slice_names(table.iloc[rows])
+        titles += [f"{model}, Dice {dice:.2f}\n{name}" for name in names]
     return error_maps(pictures, predicted, true, titles)
 
 
@@ -106,8 +108,9 @@ def case_slider(study: Study, run: Run, frames: int = 40) -> str:
     shown = slice(None, None, math.ceil(len(rows) / frames))
     rows, found = rows[shown], found[shown, ..., 0]
     images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    names = [f"{_slice_name(table.loc[row])}\n({subset[row]} slice)" for row in rows]
-    return slider(images, found, masks, [f"{recipe.run} model, {name}" for name in names])
+    names = preprocessing.slice_names(table)
+    titles = [f"{recipe.run} model, {names[row]}\n({subset[row]} slice)" for row in rows]
+    return slider(images, found, masks, titles)
 
 
 def training_curves(history: pd.DataFrame, metric: str, selection: str = "validation") -> Figure:
@@ -188,7 +191,3 @@ def _test_slices(study, run):
     probabilities = np.load(study.need("prediction", run=run))
     found = prediction.study_masks(study, table["case"], probabilities, rules)
     return table, images, masks, found[..., 0]
-
-
-def _slice_name(row):
-    return f"{row['case']}, slice {row['slice']}"
