@@ -27,7 +27,7 @@ import pandas as pd
 from training import GFLOP, keras_unet, torch_unet
 
 from covseg_lib import colab
-from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.data import preprocessing
 from covseg_lib.study import Study
 
 VOLUMES = (418, 93, 66, 42, 42)  # slices of the report's volumes, 661 in all
@@ -51,8 +51,7 @@ def make_study(folder, tiny):
             nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
     study = Study(Path(folder, "study"))
     study.create("report", source="folder", dataset=f"{folder}/dataset", step=1, size=size)
-    slicing.slice_cases(cases.pair_files(study.dataset())[0], study)
-    preprocessing.preprocess(study, size)
+    preprocessing.prepare_study(study)
     return study
 
 

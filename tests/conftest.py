@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.data import cases, preprocessing
 from covseg_lib.study import Study
 
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])  # voxels run to the left, to the back and up
@@ -56,8 +56,7 @@ def made_once(tmp_path_factory):
     options = {"source": "folder", "dataset": str(folder / "dataset"), "step": 1, "size": 16}
     options |= {"epochs": {"accuracy": 2, "iou": 2, "dice": 2}, "base_filters": 2, "batch_size": 8}
     study.create("demo", **options)
-    slicing.slice_cases(find_cases(folder / "dataset"), study)
-    preprocessing.preprocess(study, 16)
+    preprocessing.prepare_study(study)
     return folder
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import colab, files, parallel
-from covseg_lib.data import slicing, splits
+from covseg_lib.data import slicing, sources, splits
+from covseg_lib.data.cases import pair_files
 from covseg_lib.images import resizing
 from covseg_lib.settings import reading_of
 from covseg_lib.study import Study
@@ -41,6 +42,23 @@ def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> 
     """
     with study.locked("preprocessing"):
         return _preprocess(study, size, folds, seed)
+
+
+def prepare_study(study: Study, **overrides: Any) -> pd.DataFrame:
+    """Do what notebooks 01 and 02 do: draw or fetch the volumes, slice and preprocess them.
+
+    Parameters
+    ----------
+    study : Study, created
+    overrides : settings that replace the study's, as size and folds
+
+    Returns and raises as `preprocess`; a ValueError as well for a file without its partner.
+    """
+    settings = study.settings(**overrides)
+    volumes = sources.prepare_volumes(study, settings)
+    found, left_over = pair_files(volumes, settings["cases"])
+    slicing.slice_cases(found, study, reading_of(settings), left_over=left_over)
+    return preprocess(study, settings["size"], settings["folds"], settings["seed"])
 
 
 def _preprocess(study, size, folds, seed):

@@ -215,9 +215,7 @@ def error_kinds(missed: Any, wrong: Any, scores: pd.Series) -> str:
 def volume_by_threshold(low: Any, high: Any, levels: np.ndarray, voxel_ml: float) -> str:
     """09, 1: the ml of a scan's lesions at the thresholds 0.25 and 0.75."""
     right = {limit: np.count_nonzero(levels >= 255 * limit) * voxel_ml for limit in (0.25, 0.75)}
-    hint = (
-        "Count the levels of at least 255 times the threshold, times the ml of a voxel."
-    )
+    hint = "Count the levels of at least 255 times the threshold, times the ml of a voxel."
     return judge(
         f"from 0.25 to 0.75 the volume falls by {right[0.25] - right[0.75]:.1f} ml.",
         ("low", low, right[0.25], hint),
