@@ -61,8 +61,14 @@ def run_command(folder, only, parameters) -> None:
         executed = notebooks.run_notebooks(study, values, only)
     except (ValueError, OSError, notebooks.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
-    if any(notebook.name.startswith("06") for notebook in executed):
+    made = {notebook.name[:2] for notebook in executed}
+    if "01" in made:
+        for name, warning in files.read_csv(study.path("cases"), "case")["warning"].items():
+            if warning:
+                click.echo(f"WARNING: {name}: {warning}")
+    if "06" in made:
         _print_results(study)
+    click.echo(f"All messages are in the executed copies, {study.path('notebooks')}")
 
 
 def _print_results(study):

@@ -109,6 +109,9 @@ def test_the_command_writes_table_and_figure(folders, tmp_path):
     assert "phantom_01_1" in done.output
     assert files.read_csv(table)["case"].tolist() == ["b", "c", "phantom_01_1", "phantom_01_2"]
     assert figure.read_bytes()[1:4] == b"PNG"
+    assert "WARNING" not in done.output
+    done = _evaluate(folders[0] / "c.nii.gz", folders[1] / "c.nii")
+    assert "WARNING: no true mask has a lesion" in done.output
 
 
 def test_wrong_files_are_refused_together(folders, tmp_path):

@@ -315,15 +315,31 @@ def test_nnunet_names(tmp_path):
     assert _slice(tmp_path / "data")[0]["case"].tolist() == ["ct_0", "ct_1", "ct_2"]
 
 
+def test_the_command_line_prints_the_warnings_of_01(tmp_path):
+    folder = _data_set(tmp_path / "data", "ab")
+    write_volume(folder / "masks" / "a.nii.gz", LUNGS.astype(np.uint8), AFFINE)
+    command = ["run", "--study", tmp_path / "s", "--only", "01", "-p", "DATASET", folder]
+    done = CliRunner().invoke(main, list(map(str, command)))
+    assert done.exit_code == 0, done.output
+    assert "WARNING: a: the mask covers" in done.output
+    assert "WARNING: b" not in done.output
+    assert str(tmp_path / "s" / "notebooks") in done.output
+
+
 def test_one_bad_of_four(tmp_path):
     folder = _data_set(tmp_path / "data", "abcd")
     write_volume(folder / "images" / "b.nii.gz", HU * np.float32(np.nan), AFFINE)
-    with pytest.raises(ValueError, match="1 of 4 cases cannot be used"):
+    with pytest.raises(ValueError, match=r"1 of 4 cases cannot be used.*\n.*\n.*STRICT = False"):
         _slice(folder)
     for word in ("false", "no", "0", "False"):
         table, wrong, _ = _slice(folder, strict=as_bool("STRICT", word))
         assert table["case"].tolist() == ["a", "c", "d"]
         assert "b" in wrong
+    for name in "acd":
+        (folder / "masks" / f"{name}.nii.gz").unlink()
+    with pytest.raises(ValueError, match="4 of 4 cases") as error:
+        _slice(folder)
+    assert "STRICT" not in str(error.value)  # nothing would be left
 
 
 def test_pairs_and_wrong_magic(tmp_path, predict):

@@ -133,9 +133,10 @@ def _describe(wrong, count):
     if not wrong:
         return "no case to slice: the list of cases is empty"
     lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(wrong.items()))
+    others = ", or set STRICT = False to continue without them" if len(wrong) < count else ""
     return (
         f"{len(wrong)} of {count} cases cannot be used, the study is unchanged:\n{lines}\n"
-        "Fix these files, or set STRICT = False to continue without them."
+        f"Fix these files{others}."
     )
 
 

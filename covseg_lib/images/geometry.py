@@ -115,7 +115,8 @@ def implausible(header: nib.Nifti1Header) -> str:
         return (
             f"by its header it has {slices} slices of {rows} x {columns} pixels: expected slices "
             "that are about square. The axes of the array are probably in another order than the "
-            "affine says, for example slices first: turn the array, or write the right affine"
+            'affine says. If slices come first, ORIENTATION = "SPL" says so (covseg predict '
+            "--orientation SPL); check the spacing, too"
         )
     spacing = spacing_mm(header)
     if not all(SPACING_MM[0] <= mm <= SPACING_MM[1] for mm in spacing):

@@ -149,7 +149,7 @@ def _landmarks(case, volume, lungs, tissue):
         missing = "soft tissue" if inside.size else "lungs"
         raise ValueError(
             f"no {missing} found in {case}, which the landmarks need: expected a CT of the chest; "
-            'look at its slices, or choose normalisation="volume"'
+            "look at its slices and its unit, or give its lung mask"
         )
     return np.quantile(inside, HEALTHY_QUANTILE), np.median(outside)
 

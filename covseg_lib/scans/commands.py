@@ -145,3 +145,5 @@ def evaluate_command(masks, truth, table, figure, tolerance) -> None:
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{scores.round(3).to_string()}\n\n{means.round(3).to_string()}")
+    if not scores["true_ml"].any():
+        click.echo("WARNING: no true mask has a lesion, so these scores say nothing about lesions")
