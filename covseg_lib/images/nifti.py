@@ -25,7 +25,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def no_files(folder: Path) -> str:
-    """Describe that a folder has no NIfTI file; for DICOM, with the command that converts it."""
+    """Describe that a folder has no NIfTI file; for pairs and DICOM, with what converts them."""
     found = f"no .nii or .nii.gz file in {folder}"
     if halves := sorted(folder.glob("*.img")):
         return f"{found}, but {headers.half_of_a_pair(halves[0])}"
