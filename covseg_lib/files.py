@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # Matplotlib is slow to import
 
 TEXT_COLUMNS = (  # columns that hold text, even if it looks like a number: 001, 1e5, NA
     *("case", "patient", "image", "mask", "lungs", "pixels", "made_from", "slice_split"),
-    *("run", "model", "other", "split", "subset", "objective", "state", "precision"),
-    *("device", "warning"),
+    *("run", "model", "other", "split", "subset", "objective", "state"),
+    *("precision", "device", "warning"),
 )
 ABANDONED_S = 3600  # a temporary file this old belongs to a program that was killed
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -202,9 +202,8 @@ def read_json(path: Path) -> Any:
 
 def write_csv(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Write a table, atomically, and return it; an index with a name becomes the first columns."""
-    flat = table.reset_index() if any(table.index.names) else table
     with atomic(path) as temporary:
-        flat.to_csv(temporary, index=False)
+        table.to_csv(temporary, index=any(table.index.names))
     return table
 
 
