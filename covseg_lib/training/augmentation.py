@@ -5,14 +5,18 @@ import numpy as np
 from keras import layers, ops
 
 VALUES = (-6.0, 6.0)  # normalised images are within; the layers below need a range
+HEALTHY, SOFT_TISSUE = -1.0, 1.0  # their grey levels by landmarks, and roughly by other scales
 
 
 class Augmentation:
-    """Change slices at random: the geometry together with their masks, then the intensities.
+    """Change slices at random: the geometry together with their masks, then the grey levels.
 
-    The layers are Keras' own, except for gamma. Each slice is mirrored left-right (half of them),
-    rotated, zoomed and shifted; the mask and the channel of the lungs move with it. Then contrast,
-    brightness, gamma and sharpness of its CT channels change.
+    Each slice is mirrored left-right (half of them), rotated, zoomed and shifted; the mask and the
+    channel of the lungs move with it. Some slices are blurred. Lesions become paler or denser. The
+    layers are Keras' own, except for those of `change_gamma` and `change_lesions`.
+
+    Contrast, brightness and gamma of the whole slice change as well, unless landmarks have given
+    the grey levels a meaning: then these changes would take it away again.
 
     The changes follow from the seed alone, so a resumed training sees the same slices.
 
@@ -20,10 +24,12 @@ class Augmentation:
     ----------
     lungs : bool
         Whether the last channel is a lung mask, whose values do not change.
+    landmarks : bool
+        Whether the slices are normalised by landmarks.
     """
 
-    def __init__(self, lungs: bool = False):
-        self.lungs = lungs
+    def __init__(self, lungs: bool = False, landmarks: bool = False):
+        self.lungs, self.landmarks = lungs, landmarks
         options = {"fill_mode": "nearest"}
         self.geometric = [
             layers.RandomFlip("horizontal"),
@@ -32,10 +38,13 @@ class Augmentation:
             layers.RandomTranslation(0.1, 0.1, **options),
         ]
         self.intensity = [
-            layers.RandomContrast(0.3, value_range=VALUES),
-            layers.RandomBrightness(0.03, value_range=VALUES),  # of the range: 0.36
-            layers.RandomGaussianBlur(0.3, kernel_size=3, sigma=1.0, value_range=VALUES),
+            layers.RandomGaussianBlur(0.3, kernel_size=3, sigma=1.0, value_range=VALUES)
         ]
+        if not landmarks:
+            self.intensity += [
+                layers.RandomContrast(0.3, value_range=VALUES),
+                layers.RandomBrightness(0.03, value_range=VALUES),  # of the range: 0.36
+            ]
 
     def __call__(
         self, images: np.ndarray, masks: np.ndarray, seed: tuple[int, ...]
@@ -61,8 +70,9 @@ class Augmentation:
         for layer in self.intensity:
             change = layer.get_random_transformation(ct, seed=seeds)
             ct = layer.transform_images(ct, change)
-        ct = change_gamma(ops.convert_to_numpy(ct), rng)
         binary = (binary >= 0.5).astype(np.float32)  # bilinear interpolation blurs edges
+        ct = change_lesions(ops.convert_to_numpy(ct), binary[..., -1:], rng)
+        ct = ct if self.landmarks else change_gamma(ct, rng)
         images = np.concatenate([ct, binary[..., :-1]], axis=-1)
         return images, binary[..., -1:].astype(np.uint8)
 
@@ -82,3 +92,26 @@ def change_gamma(images: np.ndarray, rng: np.random.Generator, strength: float =
     low = images.min(axis=(1, 2, 3), keepdims=True)
     span = np.maximum(images.max(axis=(1, 2, 3), keepdims=True) - low, 1e-6)
     return ((images - low) / span) ** exponent.astype(np.float32)[:, None, None, None] * span + low
+
+
+def change_lesions(
+    images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> np.ndarray:
+    """Make lesions paler or denser in half of the images, down from soft tissue to healthy lung.
+
+    The difference of their grey levels from healthy lung is multiplied by a random factor. So a
+    lesion of pale ground glass also stands for a consolidation, which no patient may have.
+
+    Parameters
+    ----------
+    images : (B, H, W, C) float32 array
+    masks : (B, H, W, 1) array in {0, 1}
+    rng : numpy.random.Generator
+    strength : float
+        The factor is exp(-strength) to exp(strength).
+    """
+    factor = np.exp(rng.uniform(-strength, strength, len(images))).astype(np.float32)
+    factor[rng.random(len(images)) < 0.5] = 1
+    changed = HEALTHY + (images - HEALTHY) * factor[:, None, None, None]
+    changed = np.minimum(changed, np.maximum(images, SOFT_TISSUE))
+    return np.where(masks > 0, changed, images)

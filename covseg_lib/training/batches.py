@@ -211,7 +211,8 @@ def make_batches(
         draw = partial(
             balanced_rows, len(masks), train, table["patient"], table["lesion_pixels"] > 0
         )
-    augmentation = Augmentation(inputs.lungs is not None) if recipe.augmentation else None
+    has_lungs, landmarks = inputs.lungs is not None, recipe.normalisation == "landmarks"
+    augmentation = Augmentation(has_lungs, landmarks) if recipe.augmentation else None
     return (
         Batches(inputs, masks, train, size, recipe.seed, train_shares, draw, augmentation),
         Batches(inputs, masks, validation, validation_size, recipe.seed, shares),
