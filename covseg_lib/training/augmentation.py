@@ -12,8 +12,8 @@ class Augmentation:
     """Change slices at random: the geometry together with their masks, then the grey levels.
 
     Each slice is mirrored left-right (half of them), rotated, zoomed and shifted; the mask and the
-    channel of the lungs move with it. Some slices are blurred. Lesions become paler or denser. The
-    layers are Keras' own, except for those of `change_gamma` and `change_lesions`.
+    channel of the lungs move with it. Some slices are blurred, and in half of them lesions become
+    denser. The layers are Keras' own, except for `change_gamma` and `make_denser`.
 
     Contrast, brightness and gamma of the whole slice change as well, unless landmarks have given
     the grey levels a meaning: then these changes would take it away again.
@@ -71,7 +71,7 @@ class Augmentation:
             change = layer.get_random_transformation(ct, seed=seeds)
             ct = layer.transform_images(ct, change)
         binary = (binary >= 0.5).astype(np.float32)  # bilinear interpolation blurs edges
-        ct = change_lesions(ops.convert_to_numpy(ct), binary[..., -1:], rng)
+        ct = make_denser(ops.convert_to_numpy(ct), binary[..., -1:], rng)
         ct = ct if self.landmarks else change_gamma(ct, rng)
         images = np.concatenate([ct, binary[..., :-1]], axis=-1)
         return images, binary[..., -1:].astype(np.uint8)
@@ -94,13 +94,13 @@ def change_gamma(images: np.ndarray, rng: np.random.Generator, strength: float =
     return ((images - low) / span) ** exponent.astype(np.float32)[:, None, None, None] * span + low
 
 
-def change_lesions(
+def make_denser(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> np.ndarray:
-    """Make lesions paler or denser in half of the images, down from soft tissue to healthy lung.
+    """Make the lesions of half of the images denser, up to soft tissue.
 
-    The difference of their grey levels from healthy lung is multiplied by a random factor. So a
-    lesion of pale ground glass also stands for a consolidation, which no patient may have.
+    The difference of their grey levels from healthy lung is multiplied by a random factor. So pale
+    ground glass also stands for a consolidation, of which hardly any patient may have one.
 
     Parameters
     ----------
@@ -108,9 +108,9 @@ def change_lesions(
     masks : (B, H, W, 1) array in {0, 1}
     rng : numpy.random.Generator
     strength : float
-        The factor is exp(-strength) to exp(strength).
+        The factor is 1 to exp(strength).
     """
-    factor = np.exp(rng.uniform(-strength, strength, len(images))).astype(np.float32)
+    factor = np.exp(rng.uniform(0, strength, len(images))).astype(np.float32)
     factor[rng.random(len(images)) < 0.5] = 1
     changed = HEALTHY + (images - HEALTHY) * factor[:, None, None, None]
     changed = np.minimum(changed, np.maximum(images, SOFT_TISSUE))
