@@ -50,7 +50,9 @@ def make_study(folder, tiny):
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
     study = Study(Path(folder, "study"))
-    study.create("report", source="folder", dataset=f"{folder}/dataset", step=1, size=size)
+    study.create(
+        "report", source="folder", dataset=f"{folder}/dataset", cases="all", step=1, size=size
+    )
     preprocessing.prepare_study(study)
     return study
 

@@ -19,7 +19,7 @@ import numpy as np
 from covseg_lib import files
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import baselines, leakage, prediction, report, statistics, tables
-from covseg_lib.plots import charts, live, run_plots
+from covseg_lib.plots import charts, run_plots
 from covseg_lib.settings import OBJECTIVE_NAMES
 from covseg_lib.study import Study
 from covseg_lib.training import recipes, trainer
@@ -36,7 +36,7 @@ def train_all(study, epochs):
     for name in OBJECTIVE_NAMES:
         recipe = recipes.make_recipe(study, name, epochs=epochs)
         runs[name] = trainer.train(recipe, study, backup_every=BACKUP_EVERY, log=click.echo)
-        study.save_figure(f"{name}_curves", live.training_curves(runs[name].history, name))
+        study.save_figure(f"{name}_curves", run_plots.training_curves(runs[name].history, name))
     return runs
 
 
