@@ -12,11 +12,12 @@ class Augmentation:
     """Change slices at random: the geometry together with their masks, then the grey levels.
 
     Each slice is mirrored left-right (half of them), rotated, zoomed and shifted; the mask and the
-    channel of the lungs move with it. Some slices are blurred, and in half of them lesions become
-    denser. The layers are Keras' own, except for `change_gamma` and `make_denser`.
+    channel of the lungs move with it. Some slices are blurred. In half of all slices, what the mask
+    shows becomes denser: lesions, or for a lung model the lungs, as if they were full of lesions.
+    The layers are Keras' own, except for `make_denser` and `change_gamma`.
 
-    Contrast, brightness and gamma of the whole slice change as well, unless landmarks have given
-    the grey levels a meaning: then these changes would take it away again.
+    Contrast, brightness and gamma of the whole slice change as well, but not with landmarks: these
+    give healthy lung the same grey level in all patients, and soft tissue too.
 
     The changes follow from the seed alone, so a resumed training sees the same slices.
 
@@ -97,10 +98,10 @@ def change_gamma(images: np.ndarray, rng: np.random.Generator, strength: float =
 def make_denser(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, strength: float = 1.0
 ) -> np.ndarray:
-    """Make the lesions of half of the images denser, up to soft tissue.
+    """Make what the masks show denser in half of the images, up to soft tissue.
 
-    The difference of their grey levels from healthy lung is multiplied by a random factor. So pale
-    ground glass also stands for a consolidation, of which hardly any patient may have one.
+    The difference between its grey levels and healthy lung is multiplied by a random factor. So the
+    network sees dense lesions even if most training patients have only pale ones.
 
     Parameters
     ----------
