@@ -1,12 +1,17 @@
 """The two scripts that measure on a GPU, tried with tiny sizes."""
 
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from covseg_lib import files
+from covseg_lib.data import preprocessing
+
+BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
 def _run(project, *arguments):
@@ -16,6 +21,22 @@ def _run(project, *arguments):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_can_import_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS[0].parent)
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_exists(path):
+    assert "main" in runpy.run_path(str(path), run_name="imported")
+
+
+def test_phantoms_of_the_gpu_script_become_a_study(project, tmp_path):
+    script = runpy.run_path(str(project / "benchmarks" / "gpu.py"), run_name="imported")
+    study = script["make_study"](tmp_path, tiny=True)
+    assert len(preprocessing.slice_table(study)) == sum(script["TINY_VOLUMES"])
 
 
 @pytest.mark.slow
