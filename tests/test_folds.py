@@ -6,8 +6,8 @@ import pytest
 from covseg_lib import files
 from covseg_lib.batch import folds
 from covseg_lib.data import preprocessing
-from covseg_lib.evaluation import tables
-from covseg_lib.training import batches
+from covseg_lib.evaluation import metrics, tables
+from covseg_lib.training import batches, models
 from covseg_lib.training.recipes import Recipe
 
 OPTIONS = {"epochs": 1, "learning_rate": 1e-2}
@@ -50,3 +50,33 @@ def test_what_is_predicted_is_not_trained_again(trained_study, monkeypatch):
 def test_without_lung_masks_it_says_what_to_set(tiny_study):
     with pytest.raises(FileNotFoundError, match='set LUNGS = "none" and NORMALISATION = "volume"'):
         folds.train_lungs(tiny_study, "lungs", [0])
+
+
+def test_the_other_folds_choose_zoom_and_threshold(trained_study):
+    """Where no patient is left for validation; again for an interrupted call."""
+    options = OPTIONS | {"selection": "none", "seed": 1}
+    for tested in ([0], [0, 1], [0, 1]):
+        made = folds.cross_validate(trained_study, "all", tested, **options)
+    scores = folds.score_rules(trained_study, made)
+    (masks,) = preprocessing.open_arrays(trained_study, ["masks"])
+    for recipe, other in zip(made, made[::-1], strict=True):
+        rules = models.load_run(trained_study, recipe.run).postprocessing
+        of_others = scores.loc[other.fold].mean()
+        assert of_others[rules] == of_others.max()
+        test = preprocessing.subset_rows(trained_study, "test", split="patient", fold=recipe.fold)
+        probabilities = np.load(trained_study.path("prediction", run=recipe.run))
+        counts = tables.read_counts(trained_study, recipe.run).query("subset == 'test'")
+        predicted = probabilities >= rules.threshold
+        assert (counts["tp"] + counts["fp"]).sum() == predicted.sum()
+        by_hand = metrics.dice(masks[test], predicted)  # a fold has one case
+        assert scores.loc[recipe.fold, rules].item() == pytest.approx(by_hand)
+
+
+def test_the_cross_validation_of_a_final_model_chooses_its_rules(trained_study):
+    made = folds.cross_validate(trained_study, "new", [0, 1], **OPTIONS)
+    run = folds.train_final(trained_study, "final", made, **OPTIONS)
+    scores = folds.score_rules(trained_study, made).mean()
+    assert scores[run.postprocessing] == scores.max()
+    assert models.load_run(trained_study, "final").postprocessing == run.postprocessing
+    rules = folds.train_final(trained_study, "other", **OPTIONS).postprocessing
+    assert rules == models.Postprocessing()

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import find_cases
+from skimage import transform
 
 from covseg_lib.data import preprocessing
 from covseg_lib.evaluation import metrics, prediction
@@ -68,6 +69,8 @@ def test_a_step_keeps_the_same_pixels_as_in_training(tiny_study, tiny_recipe, tm
     given = []
 
     class Model:
+        input_shape = (None, 16, 16, 1)
+
         def predict_on_batch(self, images):
             given.append(images)
             return images * 0
@@ -102,14 +105,16 @@ def test_a_mask_keeps_its_place_through_slicing_and_back(tmp_path, axes, step):
         assert metrics.dice(mask, back) > 0.85
 
 
+@pytest.mark.parametrize("zoom", [1.0, 1.5])
 def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
-    tiny_study, tiny_recipe, tiny_dataset, tmp_path
+    tiny_study, tiny_recipe, tiny_dataset, tmp_path, zoom
 ):
     masks = np.load(tiny_study.path("masks"))
     np.save(tiny_study.path("lungs"), masks)
     changes = {"normalisation": "volume", "neighbours": 1, "lungs": "given"}
     recipe = replace(tiny_recipe, **changes)
     run = models.Run(recipe, models.build_model(recipe), None, {})
+    run = models.with_rules(run, models.Postprocessing(zoom=zoom))
     inputs = batches.open_inputs(tiny_study, recipe)[0]
     of_slices = prediction.predict_slices(run, inputs[:5])[..., 0]
     case = find_cases(tiny_dataset)[0]
@@ -167,3 +172,25 @@ def test_mirror_averaging_predicts_both_sides(trained_study):
         prediction.predict_slices(run, images[:, :, ::-1]),
     )
     assert found == pytest.approx((sides[0] + sides[1][:, :, ::-1]) / 2)
+
+
+@pytest.mark.parametrize(("zoom", "size"), [(1.25, 20), (1.5, 24)])
+def test_a_zoom_enlarges_the_slices_for_the_network_and_reduces_its_prediction(
+    trained_study, zoom, size
+):
+    run = models.load_run(trained_study, "dice")
+    images, _ = preprocessing.load_slices(trained_study, "test")
+    zoomed = models.with_rules(run, models.Postprocessing(zoom=zoom))
+    assert zoomed.model.input_shape == (None, size, size, 1)
+    large = np.stack([transform.resize(image, (size, size), order=1) for image in images])
+    predicted = zoomed.model.predict_on_batch(large)
+    small = [transform.resize(one, (16, 16), order=1, anti_aliasing=True) for one in predicted]
+    found = prediction.predict_slices(zoomed, images)
+    assert found.shape == images.shape
+    inside = (slice(None), slice(2, -2), slice(2, -2))  # scikit-image's edges are others
+    assert np.abs(found - np.stack(small))[inside].max() < 0.05
+    assert not np.allclose(found, prediction.predict_slices(run, images))
+    kept = prediction.keep_rules(run, trained_study, zoomed.postprocessing)
+    again = models.load_run(trained_study, "dice")
+    assert again.postprocessing == kept.postprocessing == zoomed.postprocessing
+    assert (prediction.predict_slices(again, images) == found).all()

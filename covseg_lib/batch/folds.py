@@ -33,8 +33,10 @@ def cross_validate(
 ) -> list[Recipe]:
     """Train a model on each fold, and predict the test patients of the fold.
 
-    The validation patients of the fold choose the epoch and the `Postprocessing`. Runs that have
-    been trained and predicted before are left as they are, so an interrupted call can be repeated.
+    The validation patients of the fold choose the epoch and the `Postprocessing`. If they are
+    trained on as well (`selection` "none"), the last epoch is kept, and `choose_rules` asks the
+    other folds. Runs that have been predicted are not trained again, so an interrupted call can be
+    repeated.
 
     Parameters
     ----------
@@ -63,7 +65,42 @@ def cross_validate(
             run = prediction.choose_postprocessing(run, study)
             prediction.predict_study(run, study)
             log(f"{recipe.run}: {run.timing['total_s']:.0f} s, {run.postprocessing}")
+    if made[0].selection == "none" and len(made) > 1:
+        choose_rules(study, made, log)
     return made
+
+
+def choose_rules(study: Study, made: Sequence[Recipe], log: Callable[[str], None] = print) -> None:
+    """Choose zoom and threshold of each fold by the test patients of the other folds.
+
+    For runs with `selection` "none", which have no validation patients. The patients that are
+    tested in a fold play no part in the choice for it; but the models of the other folds, whose
+    predictions choose, have been trained on them. The runs are predicted again.
+
+    Parameters
+    ----------
+    study : Study
+    made : sequence of Recipe
+        The result of `cross_validate`: runs of one model, of different folds.
+    log : function of str
+        Gets a line for each fold.
+    """
+    scores = score_rules(study, made)
+    for recipe in made:
+        rules = prediction.best_rules(scores.drop(recipe.fold))
+        run = models.load_run(study, recipe.run)
+        if run.postprocessing != rules:
+            prediction.predict_study(prediction.keep_rules(run, study, rules), study)
+        log(f"{recipe.run}: zoom {rules.zoom:g}, threshold {rules.threshold:g}, by the other folds")
+
+
+def score_rules(study: Study, made: Sequence[Recipe]) -> pd.DataFrame:
+    """Return `prediction.score_rules` of the test cases of several runs; index (fold, case)."""
+    scores = {}
+    for recipe in made:
+        run, mirrors = models.load_run(study, recipe.run), [recipe.augmentation]
+        scores[recipe.fold] = prediction.score_rules(run, study, "test", mirrors, [0.0])
+    return pd.concat(scores, names=["fold"])
 
 
 def train_lungs(
@@ -110,12 +147,18 @@ def train_lungs(
 
 
 def train_final(
-    study: Study, model: str, log: Callable[[str], None] = print, **options
+    study: Study,
+    model: str,
+    tested: Sequence[Recipe] = (),
+    log: Callable[[str], None] = print,
+    **options,
 ) -> models.Run:
     """Train a model on all patients of the study; there is nobody left to test it on.
 
     If it uses the lungs of a lung model, that is trained first, as `model`_lungs. A finished run is
-    loaded. Parameters as for `cross_validate`; nothing is selected, so `selection` is "none".
+    loaded. The last epoch is kept. Zoom and threshold have the highest mean Dice over the test
+    cases of `tested`, the runs of a cross-validation; without them they are 1 and 0.5. Other
+    parameters as for `cross_validate`.
     """
     options = {"objective": "iou"} | options | {"split": "all", "selection": "none"}
     if options.get("lungs", "none") not in ("none", "given"):
@@ -126,7 +169,9 @@ def train_final(
         options["lungs"] = recipe.run
     recipe = recipes.make_recipe(study, run=model, **options)
     run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
-    return prediction.choose_postprocessing(run, study)
+    if not tested:
+        return prediction.choose_postprocessing(run, study)
+    return prediction.keep_rules(run, study, prediction.best_rules(score_rules(study, tested)))
 
 
 def _for_lungs(study, options):

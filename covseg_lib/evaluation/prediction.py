@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlo
     from covseg_lib.training.models import Postprocessing, Run
 
 SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # that validation chooses from
+ZOOMS = (1.0, 1.25, 1.5)
 
 
 def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.ndarray:
@@ -34,8 +36,21 @@ def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.nda
     count, batch_size = len(inputs), min(batch_size, len(inputs))
     starts = range(0, count, batch_size)  # all batches have one size: another would be compiled
     rows = [np.minimum(np.arange(start, start + batch_size), count - 1) for start in starts]
-    predicted = [run.model.predict_on_batch(inputs[of_batch]) for of_batch in rows]
-    return np.concatenate([np.asarray(part, np.float32) for part in predicted])[:count]
+    predicted = [_predict_batch(run.model, inputs[of_batch]) for of_batch in rows]
+    return np.concatenate(predicted)[:count]
+
+
+def _predict_batch(model, inputs):
+    """Return the probabilities of a batch, resized to the model's input and back."""
+    from keras import ops
+
+    size, of_model = inputs.shape[1:3], model.input_shape[1:3]
+    if size != of_model:
+        inputs = ops.image.resize(inputs, of_model, antialias=True)
+    predicted = model.predict_on_batch(inputs)
+    if size != of_model:
+        predicted = ops.image.resize(predicted, size, antialias=True)
+    return ops.convert_to_numpy(predicted).astype(np.float32)
 
 
 def predict_study(run: Run, study: Study) -> np.ndarray:
@@ -78,44 +93,70 @@ def predict_lungs(run: Run, study: Study) -> np.ndarray:
 
 
 def choose_postprocessing(run: Run, study: Study) -> Run:
-    """Choose threshold, smallest lesion and mirroring of a run by its validation patients.
+    """Choose the `Postprocessing` of a run by its validation patients.
 
     The choice has the highest mean Dice over the validation cases. It is written to
     models/<run>/postprocessing.json. Test slices play no part in it. A run with `selection` "none"
-    was trained on the validation patients too, so nothing is chosen: its predictions are averaged
-    with those of the mirrored slices if its augmentation mirrored slices.
+    was trained on the validation patients too, so nothing is chosen here (`folds.choose_rules`
+    can): its predictions are averaged with those of the mirrored slices if its augmentation
+    mirrored slices.
 
     Returns
     -------
     Run, with the `Postprocessing` that was chosen
     """
-    from covseg_lib.training import batches
-
     if run.recipe.selection == "none":
         rules = replace(run.postprocessing, mirror=run.recipe.augmentation)
-        return _keep_postprocessing(run, study, rules)
-    rows = _rows(study, run, "validation")
+    else:
+        rules = best_rules(score_rules(run, study, "validation"))
+    return keep_rules(run, study, rules)
+
+
+def score_rules(
+    run: Run,
+    study: Study,
+    subset: str,
+    mirrors: Sequence[bool] = (False, True),
+    smallest_ml: Sequence[float] = SMALLEST_ML,
+) -> pd.DataFrame:
+    """Return the Dice of each case of a subset, with many a `Postprocessing` of a run.
+
+    Returns
+    -------
+    DataFrame with a row for each case and a column for each `Postprocessing`, the simplest first:
+    all `ZOOMS` and `tables.THRESHOLDS`, with the given choices of mirror averaging and of the
+    smallest lesion
+    """
+    from covseg_lib.training import batches, models
+
+    rows = _rows(study, run, subset)
     inputs, masks = batches.open_inputs(study, run.recipe)
     cases = preprocessing.slice_table(study)["case"].loc[rows]
-    seen, best, best_dice = inputs[rows], run.postprocessing, -1.0
+    seen, truth, scores = inputs[rows], masks[rows], {}
     thresholds = sorted(tables.THRESHOLDS, key=lambda threshold: abs(threshold - LESION_THRESHOLD))
-    for mirror in (False, True):
-        rules = replace(run.postprocessing, mirror=mirror)
-        probabilities = predict_slices(replace(run, postprocessing=rules), seen)
-        for threshold, smallest in itertools.product(thresholds, SMALLEST_ML):
+    for mirror, zoom in itertools.product(mirrors, ZOOMS):
+        rules = models.Postprocessing(mirror=mirror, zoom=zoom)
+        probabilities = predict_slices(models.with_rules(run, rules), seen)
+        for threshold, smallest in itertools.product(thresholds, smallest_ml):
             rules = replace(rules, threshold=threshold, smallest_ml=smallest)
             predicted = study_masks(study, cases, probabilities, rules)
-            counts = metrics.add_counts(cases.to_frame(), masks[rows], predicted)
+            counts = metrics.add_counts(cases.to_frame(), truth, predicted)
             sums = counts.groupby("case")[metrics.COUNTS].sum()
-            dice = metrics.score_columns(sums, ["dice"])["dice"].mean()
-            if dice > best_dice + 1e-6:  # of equals the first, which is the simplest
-                best, best_dice = rules, dice
-    return _keep_postprocessing(run, study, best)
+            scores[rules] = metrics.score_columns(sums, ["dice"])["dice"]
+    return pd.DataFrame(scores)
 
 
-def _keep_postprocessing(run, study, rules):
+def best_rules(scores: pd.DataFrame) -> Postprocessing:
+    """Return the `Postprocessing` with the highest mean of `score_rules`, of equals the first."""
+    return scores.mean().round(6).idxmax()
+
+
+def keep_rules(run: Run, study: Study, rules: Postprocessing) -> Run:
+    """Write the `Postprocessing` of a run to its folder, and return the run with it."""
+    from covseg_lib.training import models
+
     files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(rules))
-    return replace(run, postprocessing=rules)
+    return models.with_rules(run, rules)
 
 
 def study_masks(

@@ -1,7 +1,7 @@
 """From a recipe to a model: built, compiled, or read back from the folder of a run."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -28,16 +28,22 @@ class Postprocessing:
     threshold : a pixel with at least this probability is predicted as lesion
     smallest_ml : connected lesions of a scan that are smaller are dropped
     mirror : whether each slice is also predicted mirrored left-right, and both are averaged
+    zoom : slices are enlarged by this factor before the network sees them, and the prediction is
+        reduced again; the network has no layer that depends on the size
     """
 
     threshold: float = LESION_THRESHOLD
     smallest_ml: float = 0.0
     mirror: bool = False
+    zoom: float = 1.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run: its recipe, the model with its best weights, the history and the timing."""
+    """A trained run: its recipe, the model with its best weights, the history and the timing.
+
+    The model's input has the size of the slices times `postprocessing.zoom`; see `with_rules`.
+    """
 
     recipe: Recipe
     model: keras.Model
@@ -46,10 +52,14 @@ class Run:
     postprocessing: Postprocessing = Postprocessing()
 
 
-def build_model(recipe: Recipe, dtype: str = "") -> keras.Model:
-    """Return the untrained U-Net of a recipe; default dtype: the precision for this machine."""
+def build_model(recipe: Recipe, dtype: str = "", zoom: float = 1.0) -> keras.Model:
+    """Return the untrained U-Net of a recipe; default dtype: the precision for this machine.
+
+    With a zoom it is for larger slices: their size is the nearest that can be halved often enough.
+    """
+    size, multiple = recipe.preprocessing["size"], 2**recipe.depth
     return build_unet(
-        recipe.preprocessing["size"],
+        size if zoom == 1 else round(size * zoom / multiple) * multiple,
         recipe.base_filters,
         recipe.depth,
         recipe.lesion_prior,
@@ -153,7 +163,16 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
             f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
             "folder again, or train it again"
         ) from error
-    return Run(recipe, model, history, files.read_json(paths["timing"]), rules)
+    return with_rules(Run(recipe, model, history, files.read_json(paths["timing"])), rules)
+
+
+def with_rules(run: Run, rules: Postprocessing) -> Run:
+    """Return a run with another `Postprocessing`; for another zoom with a model of another size."""
+    model = run.model
+    if rules.zoom != run.postprocessing.zoom:
+        model = build_model(run.recipe, zoom=rules.zoom)
+        model.set_weights(run.model.get_weights())
+    return replace(run, model=model, postprocessing=rules)
 
 
 def read_postprocessing(folder: Path) -> Postprocessing:
