@@ -1,6 +1,7 @@
 """One recipe on several folds of patients, and the lung model that it may use."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from covseg_lib import files
@@ -11,6 +12,7 @@ from covseg_lib.training import batches, models
 from covseg_lib.training.recipes import Recipe
 
 OPTIONS = {"epochs": 1, "learning_rate": 1e-2}
+CHOSEN = models.Postprocessing(threshold=0.3, zoom=1.5)
 
 
 def test_a_lung_model_predicts_all_slices_for_the_models_that_use_it(trained_study):
@@ -72,11 +74,50 @@ def test_the_other_folds_choose_zoom_and_threshold(trained_study):
         assert scores.loc[recipe.fold, rules].item() == pytest.approx(by_hand)
 
 
+def test_a_choice_that_was_interrupted_is_made_again(trained_study, monkeypatch):
+    """Rules are kept after the prediction with them; then nothing is chosen any more."""
+    options = OPTIONS | {"selection": "none"}
+
+    def stop(run, study):
+        if run.postprocessing != models.Postprocessing():
+            raise KeyboardInterrupt
+        return predict(run, study)
+
+    predict = folds.prediction.predict_study
+    monkeypatch.setattr(folds.prediction, "predict_study", stop)
+    monkeypatch.setattr(folds.prediction, "best_rules", lambda scores: CHOSEN)
+    with pytest.raises(KeyboardInterrupt):
+        folds.cross_validate(trained_study, "all", [0, 1], **options)
+    monkeypatch.setattr(folds.prediction, "predict_study", predict)
+    lines = []
+    for _ in range(2):
+        folds.cross_validate(trained_study, "all", [0, 1], lines.append, **options)
+    chosen = [line for line in lines if "by the other folds" in line]
+    assert chosen == [
+        f"{run}: zoom 1.5, threshold 0.3, by the other folds" for run in ("all", "all_fold1")
+    ]
+    for run in ("all", "all_fold1"):
+        assert models.load_run(trained_study, run).postprocessing == CHOSEN
+
+
+def test_a_patient_in_all_folds_chooses_nothing(trained_study, monkeypatch):
+    made = folds.cross_validate(trained_study, "new", [0, 1], **OPTIONS)
+    before = [models.load_run(trained_study, one.run).postprocessing for one in made]
+    index = pd.MultiIndex.from_tuples(
+        [(0, "p", "c"), (1, "p", "c")], names=["fold", "patient", "case"]
+    )
+    scores = pd.DataFrame({CHOSEN: [0.5, 0.5]}, index)
+    monkeypatch.setattr(folds, "score_rules", lambda *_: scores)
+    folds.choose_rules(trained_study, made)
+    assert [models.load_run(trained_study, one.run).postprocessing for one in made] == before
+
+
 def test_the_cross_validation_of_a_final_model_chooses_its_rules(trained_study):
     made = folds.cross_validate(trained_study, "new", [0, 1], **OPTIONS)
     run = folds.train_final(trained_study, "final", made, **OPTIONS)
     scores = folds.score_rules(trained_study, made).mean()
     assert scores[run.postprocessing] == scores.max()
     assert models.load_run(trained_study, "final").postprocessing == run.postprocessing
-    rules = folds.train_final(trained_study, "other", **OPTIONS).postprocessing
-    assert rules == models.Postprocessing()
+    for name, options in {"alone": OPTIONS, "other": OPTIONS | {"neighbours": 1}}.items():
+        final = folds.train_final(trained_study, name, made[: name == "other"], **options)
+        assert final.postprocessing == models.Postprocessing()

@@ -124,6 +124,8 @@ def test_slope_and_grey_levels_are_read(tmp_path):
 class Bright:
     """A network for slices of 16 x 16 that predicts lesion where it is brighter than the mean."""
 
+    input_shape = (None, 16, 16, 1)
+
     def predict_on_batch(self, images):
         assert len(images) <= segment.BATCH
         return (images > 0).astype(np.float32) * 0.8

@@ -34,9 +34,9 @@ def cross_validate(
     """Train a model on each fold, and predict the test patients of the fold.
 
     The validation patients of the fold choose the epoch and the `Postprocessing`. If they are
-    trained on as well (`selection` "none"), the last epoch is kept, and `choose_rules` asks the
-    other folds. Runs that have been predicted are not trained again, so an interrupted call can be
-    repeated.
+    trained on as well (`selection` "none"), the last epoch is kept, and `choose_rules` uses the
+    test patients of the other folds. Runs that have been predicted are not trained again, so an
+    interrupted call can be repeated.
 
     Parameters
     ----------
@@ -65,17 +65,20 @@ def cross_validate(
             run = prediction.choose_postprocessing(run, study)
             prediction.predict_study(run, study)
             log(f"{recipe.run}: {run.timing['total_s']:.0f} s, {run.postprocessing}")
-    if made[0].selection == "none" and len(made) > 1:
-        choose_rules(study, made, log)
+    if len(made) > 1 and made[0].selection == "none":
+        not_chosen = models.Postprocessing(mirror=made[0].augmentation)
+        folders = [study.path("recipe", run=recipe.run).parent for recipe in made]
+        if not_chosen in map(models.read_postprocessing, folders):
+            choose_rules(study, made, log)
     return made
 
 
 def choose_rules(study: Study, made: Sequence[Recipe], log: Callable[[str], None] = print) -> None:
     """Choose zoom and threshold of each fold by the test patients of the other folds.
 
-    For runs with `selection` "none", which have no validation patients. The patients that are
-    tested in a fold play no part in the choice for it; but the models of the other folds, whose
-    predictions choose, have been trained on them. The runs are predicted again.
+    For runs with `selection` "none", which have no validation patients. No prediction of a patient
+    plays a part in the choice for the fold that tests this patient. But the models of the other
+    folds have been trained on this patient. The runs are predicted again.
 
     Parameters
     ----------
@@ -86,16 +89,19 @@ def choose_rules(study: Study, made: Sequence[Recipe], log: Callable[[str], None
         Gets a line for each fold.
     """
     scores = score_rules(study, made)
+    patients = scores.index.get_level_values("patient")
     for recipe in made:
-        rules = prediction.best_rules(scores.drop(recipe.fold))
-        run = models.load_run(study, recipe.run)
-        if run.postprocessing != rules:
-            prediction.predict_study(prediction.keep_rules(run, study, rules), study)
+        others = scores[~patients.isin(scores.loc[recipe.fold].index.unique("patient"))]
+        if others.empty:  # a split that tests the same patients in all folds
+            continue
+        rules, run = prediction.best_rules(others), models.load_run(study, recipe.run)
+        prediction.predict_study(models.with_rules(run, rules), study)
+        prediction.keep_rules(run, study, rules)  # at the end: what was stopped is done again
         log(f"{recipe.run}: zoom {rules.zoom:g}, threshold {rules.threshold:g}, by the other folds")
 
 
 def score_rules(study: Study, made: Sequence[Recipe]) -> pd.DataFrame:
-    """Return `prediction.score_rules` of the test cases of several runs; index (fold, case)."""
+    """Return `prediction.score_rules` of the tests of several runs; index (fold, patient, case)."""
     scores = {}
     for recipe in made:
         run, mirrors = models.load_run(study, recipe.run), [recipe.augmentation]
@@ -156,9 +162,9 @@ def train_final(
     """Train a model on all patients of the study; there is nobody left to test it on.
 
     If it uses the lungs of a lung model, that is trained first, as `model`_lungs. A finished run is
-    loaded. The last epoch is kept. Zoom and threshold have the highest mean Dice over the test
-    cases of `tested`, the runs of a cross-validation; without them they are 1 and 0.5. Other
-    parameters as for `cross_validate`.
+    loaded. The last epoch is kept. If `tested` has the runs of a cross-validation with the same
+    switches, zoom and threshold are those with the highest mean Dice over its test cases. Otherwise
+    zoom is 1 and the threshold 0.5. Other parameters as for `cross_validate`.
     """
     options = {"objective": "iou"} | options | {"split": "all", "selection": "none"}
     if options.get("lungs", "none") not in ("none", "given"):
@@ -169,8 +175,13 @@ def train_final(
         options["lungs"] = recipe.run
     recipe = recipes.make_recipe(study, run=model, **options)
     run = trainer.train(recipe, study, backup_every=5, log=_only_warnings(log))
+    names = {*recipes.SWITCHES, "neighbours"} - {"selection"}
+    switches = {name: getattr(recipe, name) for name in names}
+    tested = [one for one in tested if switches == {name: getattr(one, name) for name in names}]
     if not tested:
         return prediction.choose_postprocessing(run, study)
+    if run.postprocessing != models.Postprocessing():  # chosen before
+        return run
     return prediction.keep_rules(run, study, prediction.best_rules(score_rules(study, tested)))
 
 

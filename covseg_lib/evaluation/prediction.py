@@ -119,29 +119,31 @@ def score_rules(
     mirrors: Sequence[bool] = (False, True),
     smallest_ml: Sequence[float] = SMALLEST_ML,
 ) -> pd.DataFrame:
-    """Return the Dice of each case of a subset, with many a `Postprocessing` of a run.
+    """Return the Dice of each case of a subset for many settings of a run's `Postprocessing`.
 
     Returns
     -------
-    DataFrame with a row for each case and a column for each `Postprocessing`, the simplest first:
-    all `ZOOMS` and `tables.THRESHOLDS`, with the given choices of mirror averaging and of the
-    smallest lesion
+    DataFrame with a row for each case, index (patient, case), and a column for each
+    `Postprocessing`, the simplest first: all `ZOOMS` and `tables.THRESHOLDS`, with the given
+    choices of mirror averaging and of the smallest lesion
     """
     from covseg_lib.training import batches, models
 
+    _check_same_slices(run, study)
     rows = _rows(study, run, subset)
     inputs, masks = batches.open_inputs(study, run.recipe)
-    cases = preprocessing.slice_table(study)["case"].loc[rows]
+    table = preprocessing.slice_table(study)[["patient", "case"]].loc[rows]
     seen, truth, scores = inputs[rows], masks[rows], {}
     thresholds = sorted(tables.THRESHOLDS, key=lambda threshold: abs(threshold - LESION_THRESHOLD))
-    for mirror, zoom in itertools.product(mirrors, ZOOMS):
+    for zoom, mirror in itertools.product(ZOOMS, mirrors):
         rules = models.Postprocessing(mirror=mirror, zoom=zoom)
-        probabilities = predict_slices(models.with_rules(run, rules), seen)
+        run = models.with_rules(run, rules)
+        probabilities = predict_slices(run, seen)
         for threshold, smallest in itertools.product(thresholds, smallest_ml):
             rules = replace(rules, threshold=threshold, smallest_ml=smallest)
-            predicted = study_masks(study, cases, probabilities, rules)
-            counts = metrics.add_counts(cases.to_frame(), truth, predicted)
-            sums = counts.groupby("case")[metrics.COUNTS].sum()
+            predicted = study_masks(study, table["case"], probabilities, rules)
+            counts = metrics.add_counts(table, truth, predicted)
+            sums = counts.groupby(["patient", "case"])[metrics.COUNTS].sum()
             scores[rules] = metrics.score_columns(sums, ["dice"])["dice"]
     return pd.DataFrame(scores)
 

@@ -110,7 +110,8 @@ def _shared_rules(runs, threshold, smallest_ml):
         raise ValueError(f"the threshold is {threshold:g}: expected above 0, and at most 1")
     if not 0 <= smallest_ml < np.inf:
         raise ValueError(f"the smallest lesion is {smallest_ml:g} ml: expected 0 or more")
-    return Postprocessing(threshold, smallest_ml, any(one.mirror for one in rules))
+    zoom = float(np.mean([one.zoom for one in rules]))  # each run keeps its own
+    return Postprocessing(threshold, smallest_ml, any(one.mirror for one in rules), zoom)
 
 
 def _slices(run):

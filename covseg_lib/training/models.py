@@ -55,7 +55,7 @@ class Run:
 def build_model(recipe: Recipe, dtype: str = "", zoom: float = 1.0) -> keras.Model:
     """Return the untrained U-Net of a recipe; default dtype: the precision for this machine.
 
-    With a zoom it is for larger slices: their size is the nearest that can be halved often enough.
+    With a zoom it is for larger slices, whose size is the nearest multiple of 2**depth.
     """
     size, multiple = recipe.preprocessing["size"], 2**recipe.depth
     return build_unet(
@@ -151,7 +151,8 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
         model = keras.Model(model.input, model.output) if model else build_model(recipe)
         model.load_weights(paths["weights"])
         history = files.read_csv(paths["history"])
-        rules = read_postprocessing(folder)
+        run = Run(recipe, model, history, files.read_json(paths["timing"]))
+        run = with_rules(run, read_postprocessing(folder))
     except (TypeError, ValueError, OSError, KeyError) as error:
         if isinstance(error, BlockingIOError):  # HDF5 locks the files that it writes
             raise OSError(
@@ -163,7 +164,7 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
             f"the run in {folder} is damaged, or its files are not of one run ({reason}): copy the "
             "folder again, or train it again"
         ) from error
-    return with_rules(Run(recipe, model, history, files.read_json(paths["timing"])), rules)
+    return run
 
 
 def with_rules(run: Run, rules: Postprocessing) -> Run:
