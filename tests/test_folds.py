@@ -59,7 +59,7 @@ def test_the_other_folds_choose_zoom_and_threshold(trained_study):
     options = OPTIONS | {"selection": "none", "seed": 1}
     for tested in ([0], [0, 1], [0, 1]):
         made = folds.cross_validate(trained_study, "all", tested, **options)
-    scores = folds.score_rules(trained_study, made)
+    scores = folds.score_folds(trained_study, made)
     (masks,) = preprocessing.open_arrays(trained_study, ["masks"])
     for recipe, other in zip(made, made[::-1], strict=True):
         rules = models.load_run(trained_study, recipe.run).postprocessing
@@ -107,7 +107,7 @@ def test_a_patient_in_all_folds_chooses_nothing(trained_study, monkeypatch):
         [(0, "p", "c"), (1, "p", "c")], names=["fold", "patient", "case"]
     )
     scores = pd.DataFrame({CHOSEN: [0.5, 0.5]}, index)
-    monkeypatch.setattr(folds, "score_rules", lambda *_: scores)
+    monkeypatch.setattr(folds, "score_folds", lambda *_: scores)
     folds.choose_rules(trained_study, made)
     assert [models.load_run(trained_study, one.run).postprocessing for one in made] == before
 
@@ -115,7 +115,7 @@ def test_a_patient_in_all_folds_chooses_nothing(trained_study, monkeypatch):
 def test_the_cross_validation_of_a_final_model_chooses_its_rules(trained_study):
     made = folds.cross_validate(trained_study, "new", [0, 1], **OPTIONS)
     run = folds.train_final(trained_study, "final", made, **OPTIONS)
-    scores = folds.score_rules(trained_study, made).mean()
+    scores = folds.score_folds(trained_study, made).mean()
     assert scores[run.postprocessing] == scores.max()
     assert models.load_run(trained_study, "final").postprocessing == run.postprocessing
     for name, options in {"alone": OPTIONS, "other": OPTIONS | {"neighbours": 1}}.items():

@@ -88,7 +88,7 @@ def choose_rules(study: Study, made: Sequence[Recipe], log: Callable[[str], None
     log : function of str
         Gets a line for each fold.
     """
-    scores = score_rules(study, made)
+    scores = score_folds(study, made)
     patients = scores.index.get_level_values("patient")
     for recipe in made:
         others = scores[~patients.isin(scores.loc[recipe.fold].index.unique("patient"))]
@@ -100,7 +100,7 @@ def choose_rules(study: Study, made: Sequence[Recipe], log: Callable[[str], None
         log(f"{recipe.run}: zoom {rules.zoom:g}, threshold {rules.threshold:g}, by the other folds")
 
 
-def score_rules(study: Study, made: Sequence[Recipe]) -> pd.DataFrame:
+def score_folds(study: Study, made: Sequence[Recipe]) -> pd.DataFrame:
     """Return `prediction.score_rules` of the tests of several runs; index (fold, patient, case)."""
     scores = {}
     for recipe in made:
@@ -182,7 +182,7 @@ def train_final(
         return prediction.choose_postprocessing(run, study)
     if run.postprocessing != models.Postprocessing():  # chosen before
         return run
-    return prediction.keep_rules(run, study, prediction.best_rules(score_rules(study, tested)))
+    return prediction.keep_rules(run, study, prediction.best_rules(score_folds(study, tested)))
 
 
 def _for_lungs(study, options):
