@@ -113,11 +113,14 @@ def test_a_patient_in_all_folds_chooses_nothing(trained_study, monkeypatch):
 
 
 def test_the_cross_validation_of_a_final_model_chooses_its_rules(trained_study):
-    made = folds.cross_validate(trained_study, "new", [0, 1], **OPTIONS)
-    run = folds.train_final(trained_study, "final", made, **OPTIONS)
+    """Also of one that was trained before the cross-validation, with augmentation."""
+    options = OPTIONS | {"augmentation": True, "selection": "none"}
+    made = folds.cross_validate(trained_study, "new", [0, 1], **options)
+    before = folds.train_final(trained_study, "final", **options)
+    assert before.postprocessing == models.Postprocessing(mirror=True)
+    run = folds.train_final(trained_study, "final", made, **options)
     scores = folds.score_folds(trained_study, made).mean()
     assert scores[run.postprocessing] == scores.max()
     assert models.load_run(trained_study, "final").postprocessing == run.postprocessing
-    for name, options in {"alone": OPTIONS, "other": OPTIONS | {"neighbours": 1}}.items():
-        final = folds.train_final(trained_study, name, made[: name == "other"], **options)
-        assert final.postprocessing == models.Postprocessing()
+    other = folds.train_final(trained_study, "other", made, **options, neighbours=1)
+    assert other.postprocessing == before.postprocessing  # another recipe: nothing is chosen

@@ -1,6 +1,7 @@
 """Cross-validation: one recipe trained and tested on several folds of patients."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -66,9 +67,8 @@ def cross_validate(
             prediction.predict_study(run, study)
             log(f"{recipe.run}: {run.timing['total_s']:.0f} s, {run.postprocessing}")
     if len(made) > 1 and made[0].selection == "none":
-        not_chosen = models.Postprocessing(mirror=made[0].augmentation)
         folders = [study.path("recipe", run=recipe.run).parent for recipe in made]
-        if not_chosen in map(models.read_postprocessing, folders):
+        if not all(_are_chosen(models.read_postprocessing(folder)) for folder in folders):
             choose_rules(study, made, log)
     return made
 
@@ -180,9 +180,14 @@ def train_final(
     tested = [one for one in tested if switches == {name: getattr(one, name) for name in names}]
     if not tested:
         return prediction.choose_postprocessing(run, study)
-    if run.postprocessing != models.Postprocessing():  # chosen before
+    if _are_chosen(run.postprocessing):
         return run
     return prediction.keep_rules(run, study, prediction.best_rules(score_folds(study, tested)))
+
+
+def _are_chosen(rules):
+    """Return whether zoom and threshold were chosen before: they are not the defaults."""
+    return replace(rules, mirror=False) != models.Postprocessing()
 
 
 def _for_lungs(study, options):
