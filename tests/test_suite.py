@@ -26,6 +26,7 @@ NBVAL = [
     "addopts=",
     "--nbval-lax",
     "--nbval-current-env",
+    "--nbval-kernel-startup-timeout=600",
 ]
 
 

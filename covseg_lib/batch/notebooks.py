@@ -210,6 +210,7 @@ def execute_notebook(path: Path, out: Path, parameters: dict) -> None:
             parameters,
             progress_bar=False,
             cwd=str(PROJECT),
+            start_timeout=600,
             extra_arguments=KERNEL_ARGUMENTS,
             kernel_manager_class=QuietKernel,
         )
