@@ -19,11 +19,11 @@ class Phantom:
     """What is drawn, and how the scanner stores it.
 
     patient, scan : seeds of the body, and of its lesions and noise
-    lesions, shape, orientation : their number; slices, rows, columns; the axes of the file
-    pixel_mm, tilt : size of a pixel, smaller ones show the body larger; of the gantry, in degrees
+    lesions : number; shape : slices, rows, columns; orientation : of the file's axes
+    pixel_mm : of a pixel, smaller ones show a larger body; tilt : of the gantry, in degrees
     noise_hu : standard deviation of the scanner's noise
     window_hu : the file has grey levels of this window; None: it has HU
-    dense, lesion_size : the share of lesions with a dense core; a factor
+    dense : share of lesions with a dense core; lesion_size : a factor
     """
 
     patient: int

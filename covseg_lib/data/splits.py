@@ -227,7 +227,7 @@ def check_fold(split: str, fold: int, folds: int) -> None:
 
 
 def _draw(rows, count, seed):
-    """Return `rows` without `count` of them, and those, as scikit-learn's train_test_split does.
+    """Split `rows` in two, with `count` in the second, as scikit-learn's train_test_split does.
 
     Importing scikit-learn takes half a second, as long as the rest of notebook 02.
     """

@@ -62,7 +62,7 @@ def lesion_share(share: Any, images: np.ndarray, masks: np.ndarray) -> str:
         return f"{WRONG} this is the share among all pixels: take only those from low to high."
     return judge(
         f"of all pixels as bright as lesions only {right:.0%} are lesion.",
-        ("share", share, right, "Is it lesion pixels by all pixels from low to high?"),
+        ("share", share, right, "Divide lesion pixels by all pixels in that range."),
     )
 
 
@@ -188,7 +188,7 @@ def flattery(flattered: Any, table: pd.DataFrame) -> str:
     rows = table[table["split"] == table["split"].iloc[-1]].dropna(subset="validation")
     right = rows["test"].max() - rows["test"][rows["validation"].idxmax()]
     return judge(
-        "this much a choice by test score would have claimed too much.",
+        "a choice by test score would be too optimistic by this much.",
         ("flattered", flattered, right, "Highest test score minus that of the chosen run.", 1e-3),
     )
 
@@ -232,5 +232,5 @@ def mask_in_place(same: Any, ml: Any, scan_header: Any, mask_file: Any) -> str:
     return judge(
         "other programs can now use the mask with this scan.",
         ("same", same, placed, "Compare shapes, then affines with np.allclose.", 0),
-        ("ml", ml, right, "Lesion voxels, times the determinant of the affine, by 1000."),
+        ("ml", ml, right, "Lesion voxels, times the affine's determinant, over 1000."),
     )
