@@ -91,13 +91,12 @@ def score_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
-    """Show scores with their 95 % intervals.
+def interval_bars(table: pd.DataFrame) -> Figure:
+    """Show Dice with its 95 % intervals.
 
     Parameters
     ----------
     table : DataFrame, from `statistics.confidence_intervals`
-    score : str, the column with the score
     """
     figure = Figure(figsize=(9, 0.9 + 0.32 * len(table)), layout="constrained")
     ax = figure.subplots()
@@ -107,11 +106,14 @@ def interval_bars(table: pd.DataFrame, score: str = "dice") -> Figure:
         if pd.notna(row["low"]):
             ends = [row["low"], row["high"]]
             ax.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.6)
-        ax.plot(row[score], place, "o", color=colour)
+        ax.plot(row["dice"], place, "o", color=colour)
         names.append(f"{_model_name(model)}, {split} split, {row['patients']:.0f} patients")
     ax.set_yticks(range(len(table)), names, fontsize=8)
     ax.invert_yaxis()
-    ax.set(xlim=(-0.02, 1), xlabel=f"{score} on test slices (line: 95 % interval over patients)")
+    ax.set(
+        xlim=(-0.02, 1),
+        xlabel="Dice of all test pixels together (line: 95 % interval over patients)",
+    )
     ax.grid(axis="x", color="0.9")
     return figure
 
