@@ -18,6 +18,7 @@ def _history(*rates):
             "val_loss": 0.5,
             "dice": 0.1,
             "val_dice": 0.1,
+            "positive_rate": rate,
             "val_positive_rate": rate,
             "seconds": 60.0,
         }
@@ -54,6 +55,11 @@ def test_the_slow_first_epoch_does_not_count_for_the_time_left():
 )
 def test_a_collapse_is_reported_once(rates, warned):
     assert trainer.has_just_collapsed(_history(*rates)) == warned
+
+
+def test_nothing_found_in_validation_slices_alone_is_no_collapse():
+    rows = [row | {"positive_rate": 0.01} for row in _history(0, 0, 0)]
+    assert not trainer.has_just_collapsed(rows)
 
 
 def test_a_model_that_collapses_is_noticed(tiny_study, tiny_recipe):

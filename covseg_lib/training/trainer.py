@@ -18,7 +18,7 @@ from covseg_lib.training.callbacks import Backup, BestWeights, History, one_cycl
 from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import Recipe
 
-PATIENCE = 3  # epochs without any predicted lesion before the log warns of a collapse
+PATIENCE, HARDLY_ANY = 3, 1e-4  # epochs, and share of pixels, before the log warns of a collapse
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class ProgressLog(keras.callbacks.Callback):
         self.log(progress_line(self.rows, self.metric, self.epochs))
         if has_just_collapsed(self.rows):
             self.log(
-                f"WARNING: no lesion predicted on any validation slice for {PATIENCE} epochs. "
+                f"WARNING: hardly any pixel was predicted as lesion for {PATIENCE} epochs. "
                 f"The model has collapsed to the empty mask and seldom recovers. {self.advice}"
             )
 
@@ -241,7 +241,10 @@ def progress_line(rows: list[dict], metric: str, epochs: int) -> str:
 
 
 def has_just_collapsed(rows: list[dict]) -> bool:
-    """Return whether exactly the last `PATIENCE` epochs predicted no lesion at all."""
-    empty = [row["val_positive_rate"] == 0 for row in rows]
+    """Return whether exactly the last `PATIENCE` epochs predicted hardly any lesion.
+
+    In training slices, too: validation slices may have none.
+    """
+    empty = [max(row["positive_rate"], row["val_positive_rate"]) < HARDLY_ANY for row in rows]
     before, last = empty[:-PATIENCE], empty[-PATIENCE:]
     return len(last) == PATIENCE and all(last) and not (before and before[-1])
