@@ -1,4 +1,4 @@
-"""The two scripts that measure on a GPU, tried with tiny sizes."""
+"""The scripts that measure on a GPU, tried with tiny sizes."""
 
 import os
 import runpy
@@ -6,10 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from covseg_lib import files
+from covseg_lib.batch import folds
 from covseg_lib.data import preprocessing
+from covseg_lib.study import Study
+from covseg_lib.training.recipes import run_name
 
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -60,3 +66,24 @@ def test_the_study_is_trained_scored_and_packed_once(tiny_study, project, tmp_pa
     assert {"models/dice/history.csv", "predictions/probabilities.npz", "seconds.json"} <= names
     assert {"figures/leak.png", "figures/iou_curves.png"} <= names
     assert not [name for name in names if name.endswith(".weights.h5") or "backup" in name]
+
+
+@pytest.mark.slow
+def test_both_recipes_are_trained_on_every_fold(project, tmp_path, monkeypatch):
+    study = Study(tmp_path / "study")
+    study.create("demo", source="varied_phantoms", step=1, base_filters=4, depth=1)
+    preprocessing.prepare_study(study, size=16, folds=3)
+
+    def train_lungs(study, model, tested, *_, **__):  # one epoch would find no lungs
+        for fold in tested:
+            path = study.path("predicted_lungs", run=run_name(model, fold))
+            files.write_npy(path, np.load(study.path("lungs")))
+        return pd.Series({"varied_1": 1.0})
+
+    monkeypatch.setattr(folds, "train_lungs", train_lungs)
+    script = runpy.run_path(str(project / "benchmarks" / "new_patients.py"), run_name="imported")
+    arguments = [str(study.root), "--epochs", "1", "--filters", "4"]
+    done = CliRunner().invoke(script["main"], arguments, catch_exceptions=False)
+    assert done.output.count("by the other folds") == 3
+    for model in ("report", "ours"):
+        assert f"\n{model} " in done.output[done.output.index("mean of the cases") :]
