@@ -134,6 +134,7 @@ def score_rules(
     inputs, masks = batches.open_inputs(study, run.recipe)
     table = preprocessing.slice_table(study)[["patient", "case"]].loc[rows]
     seen, truth, scores = inputs[rows], masks[rows], {}
+    of_cases = table.groupby(["patient", "case"]).indices
     thresholds = sorted(tables.THRESHOLDS, key=lambda threshold: abs(threshold - LESION_THRESHOLD))
     for zoom, mirror in itertools.product(ZOOMS, mirrors):
         rules = models.Postprocessing(mirror=mirror, zoom=zoom)
@@ -142,10 +143,8 @@ def score_rules(
         for threshold, smallest in itertools.product(thresholds, smallest_ml):
             rules = replace(rules, threshold=threshold, smallest_ml=smallest)
             predicted = study_masks(study, table["case"], probabilities, rules)
-            counts = metrics.add_counts(table, truth, predicted)
-            sums = counts.groupby(["patient", "case"])[metrics.COUNTS].sum()
-            scores[rules] = metrics.score_columns(sums, ["dice"])["dice"]
-    return pd.DataFrame(scores)
+            scores[rules] = [metrics.dice(truth[of], predicted[of]) for of in of_cases.values()]
+    return pd.DataFrame(scores, index=pd.MultiIndex.from_tuples(of_cases, names=table.columns))
 
 
 def best_rules(scores: pd.DataFrame) -> Postprocessing:
