@@ -1,5 +1,6 @@
 """The scripts that measure on a GPU, tried with tiny sizes."""
 
+import ast
 import os
 import runpy
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from click.testing import CliRunner
 
 from covseg_lib import files
-from covseg_lib.batch import folds
+from covseg_lib.batch import folds, notebooks
 from covseg_lib.data import preprocessing
 from covseg_lib.study import Study
 from covseg_lib.training.recipes import run_name
@@ -87,3 +89,14 @@ def test_both_recipes_are_trained_on_every_fold(project, tmp_path, monkeypatch):
     assert done.output.count("by the other folds") == 3
     for model in ("report", "ours"):
         assert f"\n{model} " in done.output[done.output.index("mean of the cases") :]
+    again = CliRunner().invoke(script["main"], arguments, catch_exceptions=False)
+    assert " s, Postprocessing" in done.output
+    assert " s, Postprocessing" not in again.output  # nothing is trained again
+
+
+def test_the_recipe_of_the_script_is_that_of_notebook_08(project):
+    script = runpy.run_path(str(project / "benchmarks" / "new_patients.py"), run_name="imported")
+    (path,) = notebooks.find_notebooks(["08"])
+    defaults = papermill.inspect_notebook(str(path))
+    for name, value in script["OURS"].items():
+        assert ast.literal_eval(defaults[name.upper()]["default"]) == value
