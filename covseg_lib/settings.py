@@ -99,7 +99,6 @@ def merge_settings(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[
 
     Raises ValueError for an unknown setting or a wrong value, before anything is written.
     """
-    settings = REPORT_PROFILE | settings  # studies of version 0.1 lack some
     unknown = sorted(set(overrides) - set(settings))
     if unknown:
         raise ValueError(f"no setting {', '.join(unknown)}: the settings are {', '.join(settings)}")

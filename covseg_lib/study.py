@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.settings import (
-    OBJECTIVE_NAMES,
-    Reading,
-    merge_settings,
-    plan_settings,
-    reading_of,
-)
+from covseg_lib.settings import Reading, merge_settings, plan_settings, reading_of
 
 if TYPE_CHECKING:  # Matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -32,11 +26,9 @@ LAYOUT = {  # name: (path below the study's folder, what makes it)
     "cases": ("sliced_data/cases.csv", "notebook 01"),
     "sliced_case": ("sliced_data/{case}.npz", "notebook 01"),
     "models": ("models", "notebook 03, 04 or 05"),
-    "recipe": ("models/{run}/recipe.json", "notebook 03, 04 or 05"),
+    "run": ("models/{run}/run.json", "notebook 03, 04 or 05"),
     "history": ("models/{run}/history.csv", "notebook 03, 04 or 05"),
-    "timing": ("models/{run}/timing.json", "notebook 03, 04 or 05"),
     "weights": ("models/{run}/best.weights.h5", "notebook 03, 04 or 05"),
-    "postprocessing": ("models/{run}/postprocessing.json", "notebook 08"),
     "backup": ("models/{run}/backup", "notebook 03, 04 or 05"),
     "tensorboard": ("models/{run}/tensorboard", "notebook 03, 04 or 05 with TENSORBOARD"),
     "predictions": ("predictions", "notebook 06"),
@@ -177,45 +169,3 @@ class Study:
                     megabytes = round(file.stat().st_size / 1e6, 3)
                     rows.append((file.relative_to(self.root).as_posix(), megabytes))
         return pd.DataFrame(rows, columns=["file", "MB"])
-
-    def runs(self) -> list[str]:
-        """Return the finished runs in models/ that were trained on the current processed_data.
-
-        They are sorted as in the report (accuracy, IoU, Dice), then by name. Raises
-        FileNotFoundError if there is none.
-        """
-        runs = list(self.recipes())
-        if not runs:
-            models, maker = self.path("models"), LAYOUT["models"][1]
-            message = f"no finished run of these slices in {models}: run {maker} first"
-            raise FileNotFoundError(message)
-        return runs
-
-    def recipes(self) -> dict[str, dict[str, Any]]:
-        """Return {run: its recipe.json} of the same runs in the same order.
-
-        Lung models, and runs of the split "all", which have no test slices, are left out.
-        """
-        current = files.read_json(self.need("preprocessing"))
-        names = self._finished()
-        recipes = {name: files.read_json(self.need("recipe", run=name)) for name in names}
-        runs = [
-            name
-            for name, recipe in recipes.items()
-            if recipe["preprocessing"] == current
-            and recipe.get("target") != "lungs"
-            and recipe.get("split") != "all"
-        ]
-        runs.sort(key=lambda name: (OBJECTIVE_NAMES.index(recipes[name]["objective"]), name))
-        return {name: recipes[name] for name in runs}
-
-    def stale_runs(self) -> list[str]:
-        """Return the names of the finished runs that were trained on another processed_data."""
-        current = files.read_json(self.need("preprocessing"))
-        recipes = {
-            name: files.read_json(self.need("recipe", run=name)) for name in self._finished()
-        }
-        return sorted(name for name in recipes if recipes[name]["preprocessing"] != current)
-
-    def _finished(self):
-        return [path.parent.name for path in self.path("models").glob("*/timing.json")]

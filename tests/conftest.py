@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from covseg_lib.data import cases, preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.study import Study
 
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])  # voxels run to the left, to the back and up
@@ -109,7 +110,7 @@ def trained_once(made_once, tmp_path_factory):
     study = Study(
         shutil.copytree(made_once / "study", tmp_path_factory.mktemp("trained") / "study")
     )
-    trainer.train(recipe_of(study), study)
+    trainer.train(recipe_of(study), open_slices(study))
     return study
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.training import batches, devices
 
 
@@ -24,7 +24,9 @@ def landmarks(tiny_study, tiny_recipe):
 
 
 def test_the_reports_inputs_are_the_standardised_slices(tiny_study, tiny_recipe):
-    inputs, masks = batches.open_inputs(tiny_study, tiny_recipe)
+    slices = open_slices(tiny_study)
+    inputs = batches.open_inputs(tiny_recipe, slices)
+    masks = batches.true_masks(tiny_recipe, slices)
     images = np.load(tiny_study.path("images"))
     assert (inputs[np.arange(25)] == images).all()
     assert inputs[np.array([3])].dtype == np.float32
@@ -33,7 +35,7 @@ def test_the_reports_inputs_are_the_standardised_slices(tiny_study, tiny_recipe)
 
 def test_neighbours_and_lungs_become_channels(landmarks):
     recipe, study, lungs = landmarks
-    inputs = batches.open_inputs(study, recipe)[0][np.arange(25)]
+    inputs = batches.open_inputs(recipe, open_slices(study))[np.arange(25)]
     assert inputs.shape == (25, 16, 16, recipe.channels) == (25, 16, 16, 4)
     assert (inputs[1:4, ..., 0] == inputs[0:3, ..., 1]).all()  # the slice below
     assert (inputs[1:4, ..., 2] == inputs[2:5, ..., 1]).all()  # the slice above
@@ -44,7 +46,7 @@ def test_neighbours_and_lungs_become_channels(landmarks):
 
 def test_each_volume_gets_its_own_mean_and_deviation(landmarks):
     recipe, study, _ = landmarks
-    inputs = batches.open_inputs(study, recipe)[0][np.arange(25)]
+    inputs = batches.open_inputs(recipe, open_slices(study))[np.arange(25)]
     for first in range(0, 25, 5):
         volume = inputs[first : first + 5, ..., 1]
         assert volume.mean() == pytest.approx(0, abs=1e-5)
@@ -53,11 +55,13 @@ def test_each_volume_gets_its_own_mean_and_deviation(landmarks):
 
 def test_a_recipe_of_lungs_needs_lungs(tiny_study, tiny_recipe):
     with pytest.raises(FileNotFoundError, match=r"no lungs.npy .*if every case has a lung mask"):
-        batches.open_inputs(tiny_study, replace(tiny_recipe, target="lungs"))
+        batches.true_masks(replace(tiny_recipe, target="lungs"), open_slices(tiny_study))
     with pytest.raises(FileNotFoundError, match=r"no lungs_fold1_lungs.npy .* run notebook 08"):
-        batches.open_inputs(tiny_study, replace(tiny_recipe, lungs="lungs", fold=1))
+        batches.open_inputs(replace(tiny_recipe, lungs="lungs", fold=1), open_slices(tiny_study))
     with pytest.raises(ValueError, match='"landmarks" needs lung masks: set lungs to "given"'):
-        batches.open_inputs(tiny_study, replace(tiny_recipe, normalisation="landmarks"))
+        batches.open_inputs(
+            replace(tiny_recipe, normalisation="landmarks"), open_slices(tiny_study)
+        )
 
 
 def test_patients_and_lesions_are_drawn_equally_often():
@@ -77,31 +81,36 @@ def test_patients_and_lesions_are_drawn_equally_often():
         assert (patients[any_slice] == patient).mean() == pytest.approx(1 / 3, abs=0.03)
 
 
+def _batches(recipe, study):
+    """Return the training batches and the validation batches of a recipe."""
+    slices = open_slices(study)
+    return batches.training_batches(recipe, slices), batches.validation_batches(recipe, slices)
+
+
 def test_balanced_training_batches_are_of_training_slices(tiny_study, tiny_recipe):
     recipe = replace(tiny_recipe, sampling="balanced", batch_size=4)
-    train, validation = batches.make_batches(tiny_study, recipe)
+    train, validation = _batches(recipe, tiny_study)
     rows = np.concatenate(train.batches)
-    allowed = preprocessing.subset_rows(tiny_study, "train")
+    allowed = open_slices(tiny_study).rows("train")
     assert set(rows) <= set(allowed)
     assert len(rows) == 25  # as many as the study has, in every fold
     masks = np.load(tiny_study.path("masks"))[rows]
     assert masks.any(axis=(1, 2, 3))[1::2].all()
-    expected = preprocessing.subset_rows(tiny_study, "validation")
+    expected = open_slices(tiny_study).rows("validation")
     assert sorted(np.concatenate(validation.batches)) == sorted(expected)
 
 
 def test_without_selection_validation_slices_are_trained_on(tiny_study, tiny_recipe):
-    train, validation = batches.make_batches(tiny_study, replace(tiny_recipe, selection="none"))
-    allowed = preprocessing.subset_rows(tiny_study, "train", "validation")
+    train, validation = _batches(replace(tiny_recipe, selection="none"), tiny_study)
+    allowed = open_slices(tiny_study).rows("train", "validation")
     assert sorted(np.concatenate(train.batches)) == sorted(allowed)
     assert set(np.concatenate(validation.batches)) < set(allowed)
 
 
 def test_tensorflow_reads_the_batches_in_the_order_of_the_epoch(tiny_study, tiny_recipe):
     pytest.importorskip("tensorflow")
-    train, _ = batches.make_batches(tiny_study, tiny_recipe)
+    train, _ = _batches(tiny_recipe, tiny_study)
     read = train.for_fit()
-    assert (read.rows == train.rows).all()
     for epoch in (0, 1):
         train.shuffle(epoch)
         found = list(read.as_numpy_iterator())
@@ -111,42 +120,42 @@ def test_tensorflow_reads_the_batches_in_the_order_of_the_epoch(tiny_study, tiny
 
 
 def test_threads_prepare_augmented_batches_only(tiny_study, tiny_recipe):
-    plain, validation = batches.make_batches(tiny_study, tiny_recipe)
-    augmented, _ = batches.make_batches(tiny_study, replace(tiny_recipe, augmentation=True))
+    plain, validation = _batches(tiny_recipe, tiny_study)
+    augmented, _ = _batches(replace(tiny_recipe, augmentation=True), tiny_study)
     assert (plain.workers, validation.workers, augmented.workers) == (1, 1, 2)
     assert augmented.for_fit() is augmented
 
 
 @pytest.mark.parametrize(
-    ("size", "devices_used", "training", "validation"),
-    [(8, 1, 8, 5), (4, 1, 4, 4), (7, 2, 8, 5)],  # of 15 and 5 slices; 4 does not divide 5
+    ("size", "validation"),
+    [(8, 5), (4, 4)],  # of 15 and 5 slices; 4 does not divide 5
 )
 def test_where_each_size_is_compiled_batches_have_one(
-    tiny_study, tiny_recipe, monkeypatch, size, devices_used, training, validation
+    tiny_study, tiny_recipe, monkeypatch, size, validation
 ):
     monkeypatch.setattr(devices, "compiles_each_size", lambda: True)
     recipe = replace(tiny_recipe, batch_size=size)
-    train, held_out = batches.make_batches(tiny_study, recipe, (devices_used, 0, 1))
-    assert {len(batch) for batch in train.batches} == {training}
+    train, held_out = _batches(recipe, tiny_study)
+    assert {len(batch) for batch in train.batches} == {size}
     order = np.random.default_rng((0, 0)).permutation(train.rows)
     for number, batch in enumerate(train.batches):
         own = order[number * size : (number + 1) * size]
-        assert (batch == np.resize(own, training)).all()  # the last is filled by its own slices
+        assert (batch == np.resize(own, size)).all()  # the last is filled by its own slices
     assert held_out.batch_size == validation
-    assert set(np.concatenate(held_out.batches)) == set(held_out.rows)
+    assert sorted(np.concatenate(held_out.batches)) == sorted(held_out.rows)  # each once
 
 
 def test_augmented_batches_follow_from_seed_and_epoch(tiny_study, tiny_recipe):
     recipe = replace(tiny_recipe, augmentation=True)
-    train, validation = batches.make_batches(tiny_study, recipe)
-    again = batches.make_batches(tiny_study, recipe)[0]
+    train, validation = _batches(recipe, tiny_study)
+    again = _batches(recipe, tiny_study)[0]
     first = train[0]
     assert all((a == b).all() for a, b in zip(first, again[0], strict=True))
     assert (train[0][0] == first[0]).all()
     train.shuffle(1)
     train.shuffle(0)
     assert (train[0][0] == first[0]).all()
-    plain = batches.make_batches(tiny_study, tiny_recipe)
+    plain = _batches(tiny_recipe, tiny_study)
     assert (first[0] != plain[0][0][0]).any()
     assert (validation[0][0] == plain[1][0][0]).all()
 
@@ -165,7 +174,7 @@ class Tell(keras.layers.Layer):
         return inputs
 
 def augmentation(images, masks, seed):
-    _, epoch, number, _ = seed
+    _, epoch, number = seed
     return np.full_like(images, 100 * epoch + number), masks
 
 told, images = [], np.zeros((20, 4, 4, 1), np.float32)

@@ -6,6 +6,7 @@ import pytest
 from conftest import find_cases, write_volume
 
 from covseg_lib.data import benchmark, file_names, preprocessing, slicing, splits
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import baselines, prediction, surfaces, tables
 from covseg_lib.study import Study
 from covseg_lib.training import recipes, trainer
@@ -75,10 +76,10 @@ def test_twenty_phantoms_are_scored_case_by_case(tmp_path):
     chosen = {"split": "corrected_4_16", "fold": 2, "selection": "none", "epochs": 1}
     recipe = recipes.make_recipe(study, "dice", **chosen)
     assert recipe.run == "dice_corrected_4_16_fold2"
-    prediction.predict_study(trainer.train(recipe, study), study)
-    baselines.predict_baselines(study)
+    prediction.predict_study(trainer.train(recipe, open_slices(study)), open_slices(study))
+    baselines.predict_baselines(open_slices(study))
     by_case = tables.scores_by_case(study)["dice"].xs("dice_corrected_4_16", level="model")
-    surface = surfaces.surface_table(study)["nsd"]
+    surface = surfaces.surface_table(open_slices(study))["nsd"]
     tested = [case for case, fold in benchmark.case_folds(corrected=True).items() if fold != 2]
     assert sorted(by_case.index.get_level_values("case")) == sorted(tested)
     assert len(surface) == 16

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import after_epoch
 
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import metrics
 from covseg_lib.plots import run_plots
 from covseg_lib.training import trainer
@@ -66,7 +67,7 @@ def test_a_model_that_collapses_is_noticed(tiny_study, tiny_recipe):
     lines = []
     trainer.train(
         replace(tiny_recipe, epochs=4, lesion_prior=1e-30, learning_rate=1e-9),
-        tiny_study,
+        open_slices(tiny_study),
         log=lines.append,
     )
     assert "SEED (now 0)" in lines[3]
@@ -84,16 +85,18 @@ def test_a_nan_loss_stops_and_keeps_what_was_good(tiny_study, tiny_recipe):
         FloatingPointError,
         match=r"loss is nan in epoch 3.*LEARNING_RATE \(now 0.01\).*RESUME = False",
     ):
-        trainer.train(recipe, tiny_study, callbacks=[after_epoch(poison)])
+        trainer.train(recipe, open_slices(tiny_study), callbacks=[after_epoch(poison)])
     assert tiny_study.path("weights", run="dice").exists()
     lines = []
-    trainer.train(recipe, tiny_study, log=lines.append)
+    trainer.train(recipe, open_slices(tiny_study), log=lines.append)
     assert lines[0] == "resuming run dice after epoch 2 of 4"
 
 
 def test_a_callback_of_keras_works(tiny_study, tiny_recipe):
     folder = tiny_study.path("tensorboard", run="dice")
-    trainer.train(tiny_recipe, tiny_study, callbacks=[keras.callbacks.TensorBoard(folder)])
+    trainer.train(
+        tiny_recipe, open_slices(tiny_study), callbacks=[keras.callbacks.TensorBoard(folder)]
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = EventAccumulator(str(folder / "validation"), size_guidance={"tensors": 0}).Reload()
@@ -124,15 +127,15 @@ def displayed(monkeypatch):
 
 
 def test_live_predictions_replace_each_other(tiny_study, tiny_recipe, displayed):
-    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=2)
-    trainer.train(replace(tiny_recipe, epochs=5), tiny_study, callbacks=[live])
+    live = run_plots.LivePredictions(open_slices(tiny_study), tiny_recipe, every=2)
+    trainer.train(replace(tiny_recipe, epochs=5), open_slices(tiny_study), callbacks=[live])
     epochs = [1], [1, 2], [1, 2, 4]
     assert displayed == list(zip(["displayed", "updated", "updated"], epochs, strict=True))
 
 
 def test_live_predictions_keep_the_first_and_the_last_three(tiny_study, tiny_recipe, displayed):
-    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=1)
-    trainer.train(replace(tiny_recipe, epochs=6), tiny_study, callbacks=[live])
+    live = run_plots.LivePredictions(open_slices(tiny_study), tiny_recipe, every=1)
+    trainer.train(replace(tiny_recipe, epochs=6), open_slices(tiny_study), callbacks=[live])
     assert displayed[-1] == ("updated", [1, 4, 5, 6])
 
 
@@ -141,8 +144,8 @@ def test_live_predictions_show_the_dice_of_the_trained_model(tiny_study, tiny_re
     monkeypatch.setattr(
         "IPython.display.display", lambda figure, display_id: figures.append(figure)
     )
-    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=1)
-    trainer.train(replace(tiny_recipe, epochs=1), tiny_study, callbacks=[live])
+    live = run_plots.LivePredictions(open_slices(tiny_study), tiny_recipe, every=1)
+    trainer.train(replace(tiny_recipe, epochs=1), open_slices(tiny_study), callbacks=[live])
     found = live.predicted["epoch 1"]
     title = figures[0].axes[0].get_title()
     assert title == f"epoch 1\nDice {metrics.dice(live.mask, found):.2f}"
@@ -150,6 +153,6 @@ def test_live_predictions_show_the_dice_of_the_trained_model(tiny_study, tiny_re
 
 
 def test_live_predictions_every_0_epochs_are_never_drawn(tiny_study, tiny_recipe, displayed):
-    live = run_plots.LivePredictions(tiny_study, tiny_recipe, every=0)
-    trainer.train(tiny_recipe, tiny_study, callbacks=[live])
+    live = run_plots.LivePredictions(open_slices(tiny_study), tiny_recipe, every=0)
+    trainer.train(tiny_recipe, open_slices(tiny_study), callbacks=[live])
     assert displayed == []

@@ -14,6 +14,7 @@ from nbclient.exceptions import CellExecutionError
 
 from covseg_lib import colab
 from covseg_lib.data import phantom, sources
+from covseg_lib.data.slices import open_slices
 
 
 def _wheel(folder, name, needs=""):
@@ -244,15 +245,16 @@ def test_slices_are_read_from_the_runtimes_disk_and_copied_once(tiny_study, tmp_
     monkeypatch.setenv("COVSEG_CONTENT", str(tmp_path / "content"))
     study = Study(colab.drive() / "covseg" / "study")
     shutil.copytree(tiny_study.root, study.root)
-    images, masks = preprocessing.open_arrays(study)
+    slices = open_slices(study)
+    images, masks = slices.images, slices.masks
     for array, name in ((images, "images"), (masks, "masks")):
         assert str(array.filename).startswith(str(tmp_path / "content" / "covseg_on_runtime"))
-        assert (array == preprocessing.open_arrays(tiny_study)[name == "masks"]).all()
+        assert (array == getattr(open_slices(tiny_study), name)).all()
     copied = os.stat(images.filename)
-    preprocessing.open_arrays(study)
+    open_slices(study).images.sum()
     assert os.stat(images.filename).st_ino == copied.st_ino
     preprocessing.preprocess(study, 32)
-    assert preprocessing.open_arrays(study)[0].shape[1] == 32
+    assert open_slices(study).images.shape[1] == 32
 
 
 def test_a_copy_from_drive_that_is_cut_short_is_an_error_and_not_kept(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from covseg_lib import files
 from covseg_lib.__main__ import main
 from covseg_lib.batch import notebooks
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import (
     baselines,
     leakage,
@@ -29,7 +29,8 @@ from covseg_lib.evaluation import (
 )
 from covseg_lib.plots import charts, run_plots
 from covseg_lib.study import Study
-from covseg_lib.training import models, recipes, trainer
+from covseg_lib.training import models, recipes, run_folder, trainer
+from covseg_lib.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,10 @@ def compared_once(made_once, tmp_path_factory):
     )
     for split, fold in (("patient", 0), ("patient", 1), ("slice", 0)):
         made = recipes.make_recipe(study, "dice", fold=fold, split=split, learning_rate=1e-2)
-        prediction.predict_study(trainer.train(replace(made, depth=2, epochs=1), study), study)
-    baselines.predict_baselines(study)
+        prediction.predict_study(
+            trainer.train(replace(made, depth=2, epochs=1), open_slices(study)), open_slices(study)
+        )
+    baselines.predict_baselines(open_slices(study))
     return study
 
 
@@ -58,10 +61,11 @@ def _run_like(study, run, **changes):
     """
     for name in ("counts", "prediction"):
         shutil.copy(study.path(name, run="dice"), study.path(name, run=run))
-    folder = study.path("recipe", run=run).parent
-    shutil.copytree(study.path("recipe", run="dice").parent, folder)
-    recipe = files.read_json(folder / "recipe.json") | {"run": run, "model": run} | changes
-    files.write_json(folder / "recipe.json", recipe)
+    folder = RunFolder.of(study, run)
+    shutil.copytree(RunFolder.of(study, "dice").path, folder.path)
+    state = folder.read()
+    changes = {"run": run, "model": run} | changes
+    folder.write(replace(state, recipe=replace(state.recipe, **changes)))
 
 
 def test_the_best_intensity_range_finds_the_lesion():
@@ -146,23 +150,14 @@ def test_folds_of_two_recipes_are_not_one_model(compared):
 
 
 def test_pictures_are_of_the_studys_split_or_of_the_other(compared):
-    runs = {name: models.load_run(compared, name) for name in compared.runs()}
-    assert run_plots.representative_runs(compared, runs) == ["dice"]
-    assert run_plots.representative_runs(compared, {"dice_slice": runs["dice_slice"]}) == [
-        "dice_slice"
-    ]
-    assert run_plots.representative_runs(compared, {"dice_fold1": runs["dice_fold1"]}) == [
-        "dice_fold1"
-    ]
-
-
-def test_predictions_of_version_0_1_give_the_same_scores(compared):
-    expected = tables.score_table(compared)
-    old_names = {new: old for old, new in tables.OLD_NAMES.items()}
-    for run in [*tables.predicted_runs(compared), tables.BASELINES_FILE]:
-        counts = tables.read_counts(compared, run).rename(columns={"subset": "side"})
-        files.write_csv(compared.path("counts", run=run), counts.replace(old_names))
-    pd.testing.assert_frame_equal(tables.score_table(compared), expected)
+    runs = models.load_runs(compared)
+    assert run_plots.representative_runs(open_slices(compared), runs) == ["dice"]
+    assert run_plots.representative_runs(
+        open_slices(compared), {"dice_slice": runs["dice_slice"]}
+    ) == ["dice_slice"]
+    assert run_plots.representative_runs(
+        open_slices(compared), {"dice_fold1": runs["dice_fold1"]}
+    ) == ["dice_fold1"]
 
 
 def test_a_table_without_predictions_names_notebook_06(trained_study):
@@ -171,20 +166,20 @@ def test_a_table_without_predictions_names_notebook_06(trained_study):
 
 
 def test_the_threshold_of_one_half_gives_the_tables_dice(compared):
-    at, table = tables.dice_by_threshold(compared), tables.score_table(compared)
+    at, table = tables.dice_by_threshold(open_slices(compared)), tables.score_table(compared)
     for key in at:
         assert at.loc[0.5, key] == pytest.approx(table.loc[key, "dice"])
 
 
 def test_pictures_and_charts_of_a_study(compared):
-    assert len(run_plots.run_overlays(compared, "dice", 2).axes) == 4
-    table, _, masks, _ = run_plots._test_slices(compared, "dice")
+    assert len(run_plots.run_overlays(open_slices(compared), "dice", 2).axes) == 4
+    table, _, masks, _ = run_plots._test_slices(open_slices(compared), "dice")
     largest = table.iloc[masks.sum(axis=(1, 2), dtype=int).argmax()]
-    first = run_plots.run_overlays(compared, "dice", 2).axes[0].get_title()
+    first = run_plots.run_overlays(open_slices(compared), "dice", 2).axes[0].get_title()
     assert first.startswith(f"{largest['case']}, slice {largest['slice']}\nDice")
-    assert len(run_plots.best_to_worst(compared, "dice", 1).axes) == 3
+    assert len(run_plots.best_to_worst(open_slices(compared), "dice", 1).axes) == 3
     run = models.load_run(compared, "dice_slice")
-    assert run_plots.case_slider(compared, run).startswith("<div><img src=")
+    assert run_plots.case_slider(open_slices(compared), run).startswith("<div><img src=")
 
 
 def _counted(rows):
@@ -284,7 +279,7 @@ def test_surface_scores_are_those_of_surface_distance():
 
 
 def test_whole_cases_have_volumes_in_ml(compared):
-    table = surfaces.surface_table(compared)
+    table = surfaces.surface_table(open_slices(compared))
     assert [key[:2] for key in table.index] == [("patient", "dice")] * 2
     case = table.index[0][2]
     with files.open_npz(compared.path("sliced_case", case=case)) as arrays:
@@ -295,34 +290,37 @@ def test_whole_cases_have_volumes_in_ml(compared):
 
 
 def test_distances_to_training_slices_are_in_mm(compared):
-    table = leakage.dice_by_distance(compared)
+    table = leakage.dice_by_distance(open_slices(compared))
     assert np.isinf(table.loc[table["split"] == "patient", "mm"]).all()
     mm = set(table.loc[table["split"] == "slice", "mm"])
     assert mm <= {2.0, 4.0, 6.0, 8.0}  # slices are 2 mm apart
-    distances = leakage.distance_to_training_mm(compared, "slice")
-    assert (distances[preprocessing.subset_rows(compared, "train", split="slice")] == 0).all()
+    distances = leakage.distance_to_training_mm(open_slices(compared), "slice")
+    assert (distances[open_slices(compared).rows("train", split="slice")] == 0).all()
 
 
-def test_the_nearest_training_slice_is_the_most_similar_one(tiny_study, monkeypatch):
+def test_the_nearest_training_slice_is_the_most_similar_one(tiny_study):
     images = np.load(tiny_study.path("images"))
-    train, test = (preprocessing.subset_rows(tiny_study, s) for s in ("train", "test"))
-    listed = preprocessing.slice_table(tiny_study)
+    train, test = (open_slices(tiny_study).rows(s) for s in ("train", "test"))
+    listed = open_slices(tiny_study).table
     with_lesion = [row for row in test if listed["lesion_pixels"][row]]
     images[with_lesion[0]] = images[train[-1]]
     np.save(tiny_study.path("images"), images)
-    found = leakage.nearest_training_slices(tiny_study)
+    slices = open_slices(tiny_study)
+    found = leakage.nearest_training_slices(slices)
     assert found.index.tolist() == with_lesion
     assert found.loc[with_lesion[0], "nearest"] == train[-1]
     assert set(found["nearest"]) <= set(train)
-    assert len(leakage.nearest_training_slices(tiny_study, most=2)) == 2
-    monkeypatch.setattr(preprocessing, "slice_table", lambda study: listed.assign(lesion_pixels=0))
-    assert len(leakage.nearest_training_slices(tiny_study)) == 5  # all test slices
+    assert len(leakage.nearest_training_slices(slices, most=2)) == 2
+    healthy = replace(slices, table=listed.assign(lesion_pixels=0))
+    assert len(leakage.nearest_training_slices(healthy)) == 5  # all test slices
 
 
 def test_training_costs_are_compared_with_the_report_for_the_same_metric():
     timing = {"first_epoch_s": 4.12, "other_epochs_s": 1.0, "total_s": 5.12, "device": "CPU"}
     history = pd.DataFrame({"epoch": [1, 2]})
-    run = models.Run(SimpleNamespace(objective="iou"), None, history, timing)
+    run = models.Run(
+        run_folder.RunState(SimpleNamespace(objective="iou"), timing=timing), None, history
+    )
     assert report.training_costs(run).T.to_numpy().tolist() == [
         [2, 4.1, 1, 5.1],
         [100, 97, 17, 1780],
@@ -330,7 +328,7 @@ def test_training_costs_are_compared_with_the_report_for_the_same_metric():
 
 
 def test_table_2_1_and_the_numbers_of_other_slices(compared):
-    table = report.table_2_1(compared)
+    table = report.table_2_1(open_slices(compared))
     assert table.loc[("patient", "dice"), ["epochs", "report_epochs", "report_test"]].tolist() == [
         1,
         250,
@@ -340,7 +338,7 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
         table.loc[("patient", "dice"), "test"]
         == tables.score_table(compared).loc[("patient", "dice"), "dice"]
     )
-    numbers = report.compare_numbers(compared).set_index("what")
+    numbers = report.compare_numbers(open_slices(compared)).set_index("what")
     assert numbers.loc["slices", ["report", "ours", "verdict"]].tolist() == [
         661,
         25,
@@ -354,7 +352,7 @@ def test_table_2_1_and_the_numbers_of_other_slices(compared):
 
 
 def test_the_command_prints_the_tables_though_07_comes_after_06(compared, monkeypatch):
-    files.write_csv(compared.path("table"), report.table_2_1(compared))
+    files.write_csv(compared.path("table"), report.table_2_1(open_slices(compared)))
     files.write_csv(compared.path("scores"), tables.score_table(compared))
     monkeypatch.setattr(
         notebooks,
@@ -368,7 +366,7 @@ def test_the_command_prints_the_tables_though_07_comes_after_06(compared, monkey
 
 def test_verdicts_of_the_reports_own_slices(compared, monkeypatch):
     monkeypatch.setattr(report, "is_report_data", lambda listed: True)
-    numbers = report.compare_numbers(compared).set_index("what")
+    numbers = report.compare_numbers(open_slices(compared)).set_index("what")
     assert numbers.loc["slices, train (split by slices)", "verdict"] == "slip"
     of_model = {"dice": [0.8, 0], "low": [0.7, 0], "high": [0.9, 0], "patients": [5, 5]}
     intervals = pd.DataFrame(of_model, index=["m", "(empty mask)"])
@@ -418,19 +416,18 @@ def test_the_reports_numbers_open_each_file_of_a_run_once(compared):
     sys.addaudithook(
         lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None
     )
-    report.compare_numbers(compared)
+    report.compare_numbers(open_slices(compared))
     opened = [path for path in opened if path.startswith(str(compared.root))]
-    of_runs = [path for path in opened if "/models/" in path or "/predictions/" in path]
-    assert sorted(of_runs) == sorted(set(of_runs))
-    assert len(opened) <= len(of_runs) + 4  # preprocessing.json (twice), cases.csv and slices.csv
+    tables_read = [path for path in opened if path.endswith(".csv")]
+    assert sorted(tables_read) == sorted(set(tables_read))
 
 
 def test_no_test_slice_with_a_lesion_is_a_message_and_no_crash(compared):
     """Notebook 06 stopped with "No objects to concatenate"."""
     for run in [*tables.predicted_runs(compared), tables.BASELINES_FILE]:
-        counted = tables.read_counts(compared, run)
-        files.write_csv(compared.path("counts", run=run), counted.assign(tp=0, fn=0))
-    table = leakage.dice_by_distance(compared)
+        path = compared.path("counts", run=run)
+        files.write_csv(path, files.read_csv(path).assign(tp=0, fn=0))
+    table = leakage.dice_by_distance(open_slices(compared))
     assert table.empty
     assert "no test slice has a lesion" in [
         text.get_text() for text in charts.dice_by_distance_chart(table).axes[0].texts

@@ -7,6 +7,7 @@ from conftest import LPS, write_volume
 
 from covseg_lib import files
 from covseg_lib.__main__ import main
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import prediction, surfaces, tables
 from covseg_lib.scans import evaluate
 from covseg_lib.training import models
@@ -57,15 +58,15 @@ def test_scores_by_hand(folders):
 def test_the_numbers_are_those_of_notebook_06(trained_study, tmp_path):
     """The masks that 06 writes, against the true masks: surfaces are those of its own table."""
     run = models.load_run(trained_study, "dice")
-    prediction.predict_study(run, trained_study)
-    table = surfaces.surface_table(trained_study).loc["patient", "dice"]
+    prediction.predict_study(run, open_slices(trained_study))
+    table = surfaces.surface_table(open_slices(trained_study)).loc["patient", "dice"]
     assert len(table)
     dataset = trained_study.dataset()
     from covseg_lib.images import nifti
     from covseg_lib.scans import segment
     from covseg_lib.scans.segmenters import Segmenter
 
-    segmenter = Segmenter((run,), (run,), run.postprocessing)
+    segmenter = Segmenter((run,), (run,), run.rules)
     for case in table.index:
         mask = dataset / "Infection_Mask" / f"{case}.nii.gz"
         found = segment.segment_scan(segmenter, dataset / "CT_scans" / mask.name, mask)

@@ -50,10 +50,10 @@ def test_a_wrong_field_is_refused_or_changes_nothing(trained_once, tmp_path, cou
     voxels, scan = bytes(4) + HU.tobytes(order="F"), tmp_path / "scan.nii"
     scan.write_bytes(header.binaryblock + voxels)
     (job,) = jobs.plan_scans(scan, tmp_path / "mask.nii")
-    segmenter = segmenters.read_segmenter([trained_once.path("recipe", run="dice").parent])
+    segmenter = segmenters.read_segmenter([trained_once.path("run", run="dice").parent])
     middle = np.median(jobs.segment_job(segmenter, job).levels) / 255  # half of all voxels
-    rules = replace(segmenter.postprocessing, threshold=middle + 0.001)
-    segmenter = replace(segmenter, postprocessing=rules)
+    rules = replace(segmenter.rules, threshold=middle + 0.001)
+    segmenter = replace(segmenter, rules=rules)
     expected = jobs.segment_job(segmenter, job).ml
     lesion_mask = write_volume(tmp_path / "lesions.nii", LESION.astype(np.uint8), AFFINE)
     case = Case("scan", "scan", scan, lesion_mask)

@@ -17,6 +17,7 @@ from conftest import find_cases
 
 from covseg_lib import parallel
 from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.images import resizing
 from covseg_lib.study import Study
 
@@ -111,7 +112,7 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, ti
     )
     slicing.slice_cases(find_cases(tiny_dataset), tiny_study)
     with pytest.raises(ValueError, match="run notebook 02 again"):
-        preprocessing.load_slices(tiny_study, "train")
+        open_slices(tiny_study).subset("train")
     preprocessing.preprocess(tiny_study, 16)
     assert {name for name, changed in times().items() if changed != before[name]} == {
         "scan_2",

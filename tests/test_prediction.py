@@ -7,23 +7,25 @@ import pytest
 from conftest import find_cases
 from skimage import transform
 
+from covseg_lib.batch import folds
 from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.images import nifti, resizing, volumes
 from covseg_lib.scans import segment
 from covseg_lib.scans.segmenters import Segmenter
-from covseg_lib.training import batches, models
+from covseg_lib.training import batches, models, run_folder
 
 
 def _alone(run):
     """Return a segmenter of one run, for scans with lung masks."""
-    return Segmenter((run,), (run,), run.postprocessing)
+    return Segmenter((run,), (run,), run.rules)
 
 
 def test_rows_are_the_test_rows(trained_study):
     run = models.load_run(trained_study, "dice")
-    probabilities = prediction.predict_study(run, trained_study)
-    images, masks = preprocessing.load_slices(trained_study, "test")
+    probabilities = prediction.predict_study(run, open_slices(trained_study))
+    images, masks = open_slices(trained_study).subset("test")
     assert probabilities.shape == images.shape
     assert (np.load(trained_study.path("prediction", run="dice")) == probabilities).all()
     counted = pd.read_csv(trained_study.path("counts", run="dice"))
@@ -36,20 +38,18 @@ def test_a_run_of_other_slices_is_refused(trained_study):
     run = models.load_run(trained_study, "dice")
     preprocessing.preprocess(trained_study, 16, seed=1)
     with pytest.raises(ValueError, match="trained on other slices than"):
-        prediction.predict_study(run, trained_study)
+        prediction.predict_study(run, open_slices(trained_study))
 
 
 def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tmp_path):
     run = models.load_run(trained_study, "dice")
     table = (
-        preprocessing.slice_table(trained_study)
-        .loc[preprocessing.subset_rows(trained_study, "test")]
-        .reset_index()
+        open_slices(trained_study).table.loc[open_slices(trained_study).rows("test")].reset_index()
     )
     case = find_cases(tiny_dataset)[int(table["case"][0][-1]) - 1]
     found = segment.segment_scan(_alone(run), case.image, case.mask)
     mask, header = found.mask, found.header
-    of_slices = prediction.predict_slices(run, preprocessing.load_slices(trained_study, "test")[0])[
+    of_slices = prediction.predict_slices(run, open_slices(trained_study).subset("test")[0])[
         table["case"] == case.name
     ]
     for found, probability in zip(mask, of_slices[..., 0], strict=True):
@@ -61,7 +61,7 @@ def test_a_volume_is_predicted_as_its_slices_are(trained_study, tiny_dataset, tm
 def test_a_step_keeps_the_same_pixels_as_in_training(tiny_study, tiny_recipe, tmp_path):
     """If columns run to the right, the first pixel of the file is the last one upright."""
     made_with = tiny_recipe.preprocessing | {"step": 2}
-    run = models.Run(replace(tiny_recipe, preprocessing=made_with), None, None, None)
+    recipe = replace(tiny_recipe, preprocessing=made_with)
     image = np.random.default_rng(0).integers(-1000, 0, (32, 32, 2)).astype(np.int16)
     nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / "ras.nii")
     seen, _ = volumes.read_volume(tmp_path / "ras.nii", step=2)
@@ -76,7 +76,7 @@ def test_a_step_keeps_the_same_pixels_as_in_training(tiny_study, tiny_recipe, tm
             return images * 0
 
     nib.save(nib.Nifti1Image((image * 0 + 1).astype("u1"), np.eye(4)), tmp_path / "lungs.nii")
-    run = replace(run, model=Model(), postprocessing=models.Postprocessing())
+    run = models.Run(run_folder.RunState(recipe), Model())
     segment.segment_scan(_alone(run), tmp_path / "ras.nii", tmp_path / "lungs.nii")
     assert np.allclose(
         np.concatenate(given)[:2, ..., 0], expected, atol=1e-5
@@ -113,9 +113,9 @@ def test_a_volume_with_neighbours_and_lungs_is_predicted_as_its_slices_are(
     np.save(tiny_study.path("lungs"), masks)
     changes = {"normalisation": "volume", "neighbours": 1, "lungs": "given"}
     recipe = replace(tiny_recipe, **changes)
-    run = models.Run(recipe, models.build_model(recipe), None, {})
-    run = models.with_rules(run, models.Postprocessing(zoom=zoom))
-    inputs = batches.open_inputs(tiny_study, recipe)[0]
+    run = models.Run(run_folder.RunState(recipe), models.build_model(recipe))
+    run = models.with_rules(run, run_folder.Postprocessing(zoom=zoom))
+    inputs = batches.open_inputs(recipe, open_slices(tiny_study))
     of_slices = prediction.predict_slices(run, inputs[:5])[..., 0]
     case = find_cases(tiny_dataset)[0]
     levels = segment.segment_scan(_alone(run), case.image, case.mask).levels
@@ -147,15 +147,15 @@ def test_postprocessing_is_chosen_by_validation_slices(trained_study, monkeypatc
     probabilities = np.where(masks, 0.33, 0.27).astype(np.float32)
     probabilities[::5, 15, 15] = 0.9
     run = models.load_run(trained_study, "dice")
-    rows = preprocessing.subset_rows(trained_study, "validation")
+    rows = open_slices(trained_study).rows("validation")
     monkeypatch.setattr(prediction, "predict_slices", lambda run, inputs: probabilities[rows])
-    chosen = prediction.choose_postprocessing(run, trained_study).postprocessing
+    folds.choose_by_validation(open_slices(trained_study), run.recipe)
+    chosen = models.load_run(trained_study, "dice").rules
     assert (chosen.threshold, chosen.mirror) == (0.3, False)
     assert chosen.smallest_ml > 0
-    assert models.load_run(trained_study, "dice").postprocessing == chosen
     found = prediction.study_masks(
         trained_study,
-        preprocessing.slice_table(trained_study)["case"].loc[rows],
+        open_slices(trained_study).table["case"].loc[rows],
         probabilities[rows],
         chosen,
     )
@@ -164,8 +164,8 @@ def test_postprocessing_is_chosen_by_validation_slices(trained_study, monkeypatc
 
 def test_mirror_averaging_predicts_both_sides(trained_study):
     run = models.load_run(trained_study, "dice")
-    images, _ = preprocessing.load_slices(trained_study, "test")
-    mirroring = replace(run, postprocessing=models.Postprocessing(mirror=True))
+    images, _ = open_slices(trained_study).subset("test")
+    mirroring = models.with_rules(run, run_folder.Postprocessing(mirror=True))
     found = prediction.predict_slices(mirroring, images)
     sides = (
         prediction.predict_slices(run, images),
@@ -179,8 +179,8 @@ def test_a_zoom_enlarges_the_slices_for_the_network_and_reduces_its_prediction(
     trained_study, zoom, size
 ):
     run = models.load_run(trained_study, "dice")
-    images, _ = preprocessing.load_slices(trained_study, "test")
-    zoomed = models.with_rules(run, models.Postprocessing(zoom=zoom))
+    images, _ = open_slices(trained_study).subset("test")
+    zoomed = models.with_rules(run, run_folder.Postprocessing(zoom=zoom))
     assert zoomed.model.input_shape == (None, size, size, 1)
     large = np.stack([transform.resize(image, (size, size), order=1) for image in images])
     predicted = zoomed.model.predict_on_batch(large)
@@ -190,7 +190,7 @@ def test_a_zoom_enlarges_the_slices_for_the_network_and_reduces_its_prediction(
     inside = (slice(None), slice(2, -2), slice(2, -2))  # scikit-image's edges are others
     assert np.abs(found - np.stack(small))[inside].max() < 0.05
     assert not np.allclose(found, prediction.predict_slices(run, images))
-    kept = prediction.keep_rules(run, trained_study, zoomed.postprocessing)
+    run_folder.RunFolder.of(trained_study, "dice").choose_rules(zoomed.rules, "this test")
     again = models.load_run(trained_study, "dice")
-    assert again.postprocessing == kept.postprocessing == zoomed.postprocessing
+    assert again.rules == zoomed.rules
     assert (prediction.predict_slices(again, images) == found).all()

@@ -6,6 +6,7 @@ import pytest
 
 from covseg_lib import parallel
 from covseg_lib.data import cases, preprocessing, slicing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.settings import Reading
 from covseg_lib.study import Study
 
@@ -27,5 +28,5 @@ def test_the_reports_661_slices(tmp_path):
         "validation": 119,
         "test": 66,
     }
-    images, masks = preprocessing.load_slices(study, "test")
+    images, masks = open_slices(study).subset("test")
     assert images.shape == masks.shape == (66, 256, 256, 1)

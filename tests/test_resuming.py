@@ -17,9 +17,11 @@ from conftest import after_epoch, recipe_of
 
 from covseg_lib import files
 from covseg_lib.data import preprocessing
-from covseg_lib.evaluation import metrics, prediction
+from covseg_lib.data.slices import open_slices
+from covseg_lib.evaluation import metrics, prediction, tables
 from covseg_lib.study import Study
-from covseg_lib.training import callbacks, devices, models, trainer
+from covseg_lib.training import callbacks, devices, models, run_folder, trainer
+from covseg_lib.training.run_folder import RunFolder
 
 EPOCHS = 4
 KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twenty times
@@ -28,6 +30,7 @@ TRAINED = """
 import os, signal, sys
 from pathlib import Path
 from covseg_lib import files
+from covseg_lib.data.slices import open_slices
 from covseg_lib.training import batches, models, recipes, trainer
 from covseg_lib.study import Study
 root, moment, count = Path(sys.argv[1]), int(sys.argv[2]), 0
@@ -56,7 +59,7 @@ batches.Batches.__getitem__ = ticking(batches.Batches.__getitem__)
 study = Study(root)
 recipe = recipes.Recipe(**files.read_json(root / "recipe.json"))
 sys.addaudithook(at_every_touch)
-trainer.train(recipe, study, log=lambda line: None)
+trainer.train(recipe, open_slices(study), log=lambda line: None)
 print(count)
 """
 
@@ -69,7 +72,7 @@ def _train(root, project, moment=0):
 def _outcome(study, name="dice"):
     """Return all that a finished run has come to, but for its times."""
     run = models.load_run(study, name)
-    images, _ = preprocessing.load_slices(study, "test")
+    images, _ = open_slices(study).subset("test")
     history = run.history.drop(columns="seconds")
     return [history.to_numpy(), prediction.predict_slices(run, images), *run.model.get_weights()]
 
@@ -107,7 +110,7 @@ def finished_once(made_once, tmp_path_factory):
     study = Study(
         shutil.copytree(made_once / "study", tmp_path_factory.mktemp("finished") / "study")
     )
-    trainer.train(_recipe(study), study)
+    trainer.train(_recipe(study), open_slices(study))
     return study
 
 
@@ -127,7 +130,7 @@ def cut_once(made_once, tmp_path_factory):
     """The tiny study with the recipe's run, cut off after its third epoch."""
     study = Study(shutil.copytree(made_once / "study", tmp_path_factory.mktemp("cut") / "study"))
     with pytest.raises(Cut):
-        trainer.train(_recipe(study), study, callbacks=[_cut_after(3)])
+        trainer.train(_recipe(study), open_slices(study), callbacks=[_cut_after(3)])
     return study
 
 
@@ -158,8 +161,8 @@ def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, pr
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
     lines = []
     with pytest.raises(Cut):
-        trainer.train(recipe, tiny_study, callbacks=[_cut_after(3)], backup_every=2)
-    run = trainer.train(recipe, tiny_study, log=lines.append, backup_every=2)
+        trainer.train(recipe, open_slices(tiny_study), callbacks=[_cut_after(3)], backup_every=2)
+    run = trainer.train(recipe, open_slices(tiny_study), log=lines.append, backup_every=2)
     assert lines[0] == "resuming run dice after epoch 2 of 4"
     assert [line.split()[1] for line in lines[1:] if line.startswith("epoch")] == ["3/4", "4/4"]
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
@@ -167,10 +170,10 @@ def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
 
 def test_a_finished_run_is_loaded_and_more_epochs_continue_it(tiny_study, recipe, wanted):
     lines = []
-    trainer.train(replace(recipe, epochs=2), tiny_study)
-    trainer.train(replace(recipe, epochs=2), tiny_study, log=lines.append)
+    trainer.train(replace(recipe, epochs=2), open_slices(tiny_study))
+    trainer.train(replace(recipe, epochs=2), open_slices(tiny_study), log=lines.append)
     assert lines == ["run dice has finished after 2 epochs: loaded, not trained again"]
-    trainer.train(recipe, tiny_study, log=lines.append)
+    trainer.train(recipe, open_slices(tiny_study), log=lines.append)
     assert lines[1] == "resuming run dice after epoch 2 of 4"
     assert _same(_outcome(tiny_study), wanted)
 
@@ -181,8 +184,8 @@ def test_a_backup_that_cannot_be_written_stops_the_training(tiny_study, recipe, 
 
     monkeypatch.setattr(callbacks, "_write", fail)
     with pytest.raises(OSError, match="No space left"):
-        trainer.train(recipe, tiny_study, log=lambda line: None)
-    assert not tiny_study.path("timing", run="dice").exists()
+        trainer.train(recipe, open_slices(tiny_study), log=lambda line: None)
+    assert not RunFolder.of(tiny_study, "dice").read().finished
 
 
 def test_an_interrupted_training_waits_for_its_backup(tiny_study, recipe, monkeypatch):
@@ -192,8 +195,8 @@ def test_an_interrupted_training_waits_for_its_backup(tiny_study, recipe, monkey
         callbacks, "_write", lambda path, arrays: (time.sleep(0.5), write(path, arrays))
     )
     with pytest.raises(Cut):
-        trainer.train(recipe, tiny_study, callbacks=[_cut_after(3)])
-    trainer.train(recipe, tiny_study, log=lines.append)
+        trainer.train(recipe, open_slices(tiny_study), callbacks=[_cut_after(3)])
+    trainer.train(recipe, open_slices(tiny_study), log=lines.append)
     assert lines[0] == "resuming run dice after epoch 3 of 4"
 
 
@@ -207,14 +210,14 @@ def test_another_recipe_is_refused_with_what_differs_and_the_ways_on(finished, r
         ({"preprocessing": recipe.preprocessing | {"size": 8}}, r"preprocessing.size 16, now 8\."),
     ):
         with pytest.raises(ValueError, match=rf"{said}.*RUN = \"dice_2\".*RESUME = False"):
-            trainer.train(replace(recipe, **change), tiny_study)
+            trainer.train(replace(recipe, **change), open_slices(tiny_study))
     assert _same(_outcome(tiny_study), before)
 
 
 def test_processed_data_made_again_in_between_is_refused(cut):
     preprocessing.preprocess(cut, 32)
     with pytest.raises(ValueError, match=r"preprocessing\.size 16, now 32"):
-        trainer.train(_recipe(cut), cut)
+        trainer.train(_recipe(cut), open_slices(cut))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_of_two_backups_a_damaged_one_is_passed_over(cut, recipe, wanted, harm):
         {"torn": content[: len(content) // 2], "empty": b"", "flipped": content}[harm]
     )
     lines = []
-    trainer.train(recipe, tiny_study, log=lines.append)
+    trainer.train(recipe, open_slices(tiny_study), log=lines.append)
     assert f"{newest} is damaged" in lines[0]
     assert lines[1] == "resuming run dice after epoch 2 of 4"
     assert _same(_outcome(tiny_study), wanted)
@@ -241,15 +244,15 @@ def test_with_both_backups_damaged_it_stops_and_the_best_weights_are_there(cut, 
         file.write_bytes(b"PK")
     best = tiny_study.path("weights", run="dice").read_bytes()
     with pytest.raises(ValueError, match=r"a\.npz is damaged.*b\.npz is damaged.*RESUME = False"):
-        trainer.train(recipe, tiny_study)
+        trainer.train(recipe, open_slices(tiny_study))
     assert tiny_study.path("weights", run="dice").read_bytes() == best
 
 
 def test_best_weights_of_epochs_that_were_lost_do_not_stay(cut, recipe):
     tiny_study = cut
     tiny_study.path("weights", run="dice").write_bytes(b"of an epoch after the backup")
-    run = trainer.train(recipe, tiny_study)
-    images, masks = preprocessing.load_slices(tiny_study, "validation")
+    run = trainer.train(recipe, open_slices(tiny_study))
+    images, masks = open_slices(tiny_study).subset("validation")
     found = prediction.predict_slices(run, images) >= 0.5
     assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
@@ -268,11 +271,11 @@ def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(
                     file.write(bytes(2_000_000))
 
         with pytest.raises(OSError, match=r"No space left.*free some space.*run this again"):
-            trainer.train(recipe, study, callbacks=[after_epoch(fill)])
+            trainer.train(recipe, open_slices(study), callbacks=[after_epoch(fill)])
         assert study.path("weights", run="dice").stat().st_size > 0
         filled.unlink()
         lines = []
-        trainer.train(recipe, study, log=lines.append)
+        trainer.train(recipe, open_slices(study), log=lines.append)
         assert lines[0].startswith("resuming run dice after epoch ")
         assert _same(_outcome(study), wanted)
 
@@ -295,37 +298,37 @@ def test_a_study_that_vanishes_is_named_and_not_made_again(
             tiny_study.root.rename(away)
 
     with pytest.raises(FileNotFoundError, match=r"disappeared during epoch 3.*mount Drive again"):
-        trainer.train(recipe, tiny_study, callbacks=[after_epoch(unmount)])
+        trainer.train(recipe, open_slices(tiny_study), callbacks=[after_epoch(unmount)])
     assert not tiny_study.root.exists()
     away.rename(tiny_study.root)
     lines = []
-    trainer.train(recipe, tiny_study, log=lines.append)
+    trainer.train(recipe, open_slices(tiny_study), log=lines.append)
     assert lines[0] == f"resuming run dice after epoch {2 if written else 1} of 4"
 
 
 def test_a_run_begun_in_one_precision_goes_on_in_another(cut, recipe, monkeypatch):
     tiny_study, recipe = cut, replace(recipe, precision="auto")
-    stored = files.read_json(cut.path("recipe", run="dice"))
-    files.write_json(cut.path("recipe", run="dice"), stored | {"precision": "auto"})
+    folder = RunFolder.of(cut, "dice")
+    folder.write(replace(folder.read(), recipe=recipe))
     monkeypatch.setattr(devices, "dtype_policy", lambda asked: "mixed_float16")
-    run = trainer.train(recipe, tiny_study)
+    run = trainer.train(recipe, open_slices(tiny_study))
     assert run.timing["precision"] == "mixed_float16"
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_a_threshold_chosen_for_the_weights_before_is_forgotten(finished, recipe):
-    path = finished.path("postprocessing", run="dice")
-    files.write_json(path, {"threshold": 0.3})
-    assert models.load_run(finished, "dice").postprocessing.threshold == 0.3
-    run = trainer.train(replace(recipe, epochs=5), finished)
-    assert run.postprocessing.threshold == 0.5
-    assert not path.exists()
+    folder = RunFolder.of(finished, "dice")
+    folder.choose_rules(run_folder.Postprocessing(threshold=0.3), "this test")
+    assert models.load_run(finished, "dice").rules.threshold == 0.3
+    run = trainer.train(replace(recipe, epochs=5), open_slices(finished))
+    assert run.rules.threshold == 0.5
+    assert folder.read().rules_chosen_by == run_folder.NOTHING
 
 
 def test_a_finished_run_without_backup_cannot_be_continued(finished, recipe):
     shutil.rmtree(finished.path("backup", run="dice"))
     with pytest.raises(ValueError, match=r"epochs 4, now 6, and no .*backup to resume from"):
-        trainer.train(replace(recipe, epochs=6), finished)
+        trainer.train(replace(recipe, epochs=6), open_slices(finished))
     assert pd.read_csv(finished.path("history", run="dice"))["epoch"].tolist() == [1, 2, 3, 4]
 
 
@@ -333,10 +336,10 @@ def test_float16s_loss_scale_is_in_the_backup(cut):
     """Without it a resumed run would start with the initial scale again, and end elsewhere."""
     recipe = replace(_recipe(cut), precision="mixed_float16")
     built = [models.compile_model(recipe) for _ in range(2)]
-    paths = cut.path("backup", run="dice"), cut.path("weights", run="dice")
+    folder = RunFolder.of(cut, "dice")
     for number, model in enumerate(built):
         rows = [{"epoch": epoch} for epoch in range(1, 7)]
-        backup = callbacks.Backup(paths[0], rows, paths[1])
+        backup = callbacks.Backup(folder, rows)
         backup.set_model(model)
         if number == 0:
             model.optimizer.build(model.trainable_variables)
@@ -358,7 +361,9 @@ def test_the_fit_cell_run_again_with_the_same_model_gives_the_same_bits(tiny_stu
     model = models.compile_model(recipe)
 
     def fit(*my_callbacks):
-        with trainer.open_training(recipe, tiny_study, log=lambda line: None) as training:
+        with trainer.open_training(
+            recipe, open_slices(tiny_study), log=lambda line: None
+        ) as training:
             model.fit(
                 training.batches,
                 validation_data=training.validation,
@@ -383,21 +388,21 @@ def test_early_stopping_works_also_after_a_resume(tiny_study, recipe):
         return keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=2)
 
     with pytest.raises(Cut):
-        trainer.train(recipe, tiny_study, callbacks=[stopping(), _cut_after(2)])
-    run = trainer.train(recipe, tiny_study, callbacks=[stopping()])
+        trainer.train(recipe, open_slices(tiny_study), callbacks=[stopping(), _cut_after(2)])
+    run = trainer.train(recipe, open_slices(tiny_study), callbacks=[stopping()])
     assert run.history["epoch"].tolist() == [1, 2, 3, 4, 5]
     lines = []
-    trainer.train(recipe, tiny_study, callbacks=[stopping()], log=lines.append)
+    trainer.train(recipe, open_slices(tiny_study), callbacks=[stopping()], log=lines.append)
     assert lines == ["run dice has finished after 5 epochs: loaded, not trained again"]
     more = replace(recipe, epochs=22)
-    assert len(trainer.train(more, tiny_study, callbacks=[stopping()]).history) == 8
+    assert len(trainer.train(more, open_slices(tiny_study), callbacks=[stopping()]).history) == 8
 
 
 def test_a_second_program_waits_for_the_run_and_then_loads_it(finished, recipe, capsys):
     with files.locked(finished.path("models") / ".dice.lock", "training"):
         lines = []
         second = threading.Thread(
-            target=trainer.train, args=(recipe, finished), kwargs={"log": lines.append}
+            target=trainer.train, args=(recipe, open_slices(finished)), kwargs={"log": lines.append}
         )
         second.start()
         second.join(1)
@@ -406,3 +411,48 @@ def test_a_second_program_waits_for_the_run_and_then_loads_it(finished, recipe, 
     second.join(60)
     assert lines == ["run dice has finished after 4 epochs: loaded, not trained again"]
     assert "waiting: another program is training the run dice" in capsys.readouterr().out
+
+
+def test_a_run_whose_rate_follows_a_cycle_is_not_extended(tiny_study, recipe):
+    """Its epochs shape the learning rate, so 4 epochs are not the first part of 6."""
+    recipe = replace(recipe, optimizer="adamw")
+    slices = open_slices(tiny_study)
+    trainer.train(recipe, slices)
+    before = _outcome(tiny_study)
+    for epochs in (6, 3):
+        with pytest.raises(ValueError, match=rf"epochs 4, now {epochs} \(its learning rate rises"):
+            trainer.train(replace(recipe, epochs=epochs), slices)
+    assert _same(_outcome(tiny_study), before)
+    with pytest.raises(Cut):
+        trainer.train(recipe, slices, callbacks=[_cut_after(2)], resume=False)
+    with pytest.raises(ValueError, match=r"epochs 4, now 6 \(its learning rate rises"):
+        trainer.train(replace(recipe, epochs=6), slices)  # it has not finished either
+
+
+def test_predictions_of_the_weights_before_do_not_count(finished, recipe):
+    """The run is extended and interrupted; then it is trained again with another seed."""
+    slices = open_slices(finished)
+    prediction.predict_study(models.load_run(finished, "dice"), slices)
+    assert list(tables.predicted_runs(finished)) == ["dice"]
+    longer = replace(recipe, epochs=6)
+    with pytest.raises(Cut):
+        trainer.train(longer, slices, callbacks=[_cut_after(5)])
+    assert not tables.predicted_runs(finished)
+    with pytest.raises(FileNotFoundError, match=r"has not finished \(5 of 6 epochs are done\)"):
+        models.load_run(finished, "dice")
+    run = trainer.train(longer, slices)
+    with pytest.raises(FileNotFoundError, match=r"no dice.csv in .* by the present weights"):
+        tables.read_counts(finished, "dice")
+    expected = prediction.predict_slices(run, slices.subset("test")[0])
+    assert (prediction.predict_study(run, slices) == expected).all()
+    again = trainer.train(replace(longer, seed=1), slices, resume=False)
+    assert not tables.predicted_runs(finished)
+    with pytest.raises(ValueError, match=r"was trained again, .* since it was read: run this"):
+        prediction.predict_study(run, slices)
+    assert (prediction.predict_study(again, slices) != expected).any()
+
+
+def test_a_finished_run_opens_no_slices(finished, recipe, monkeypatch):
+    slices = open_slices(finished)
+    monkeypatch.setattr(trainer.batches, "open_inputs", None)
+    assert trainer.train(recipe, slices).recipe == recipe

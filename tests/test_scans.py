@@ -14,7 +14,7 @@ from covseg_lib.images import geometry, nifti, volumes
 from covseg_lib.scans import jobs, segment, segmenters
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import Reading
-from covseg_lib.training import models
+from covseg_lib.training import models, run_folder
 from covseg_lib.training.recipes import Recipe
 
 TURNED = nib.eulerangles.euler2mat(
@@ -135,9 +135,10 @@ class Bright:
 def bright():
     """A segmenter of `Bright`, step 1, of slices of 16 x 16 that are not resized."""
     made_with = {"size": 16, "step": 1, "window_hu": [-1250, 250], "mean": 128.0, "std": 50.0}
+    made_with["case_means"] = [-10.0, 10.0]
     recipe = Recipe("bright", "bright", "dice", "slice", 0, 1, made_with, 2, 2, 8, 1e-3, "auto", 0)
-    run = models.Run(recipe, Bright(), None, {})
-    return Segmenter((run,), (run,), run.postprocessing)
+    run = models.Run(run_folder.RunState(recipe), Bright())
+    return Segmenter((run,), (run,), run.rules)
 
 
 def _block(path, slices=3, affine=LPS):
@@ -190,8 +191,8 @@ def test_a_voxels_volume_follows_affine_and_unit(unit, ml):
 
 
 @pytest.fixture
-def run_folder(trained_study):
-    return trained_study.path("recipe", run="dice").parent
+def folder_of_run(trained_study):
+    return trained_study.path("run", run="dice").parent
 
 
 def _predict(*arguments):
@@ -200,16 +201,16 @@ def _predict(*arguments):
     return done
 
 
-def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp_path):
+def test_one_scan_and_a_folder_by_the_command_line(folder_of_run, tiny_dataset, tmp_path):
     """One study is enough: a scan; a folder with a broken scan, a scan without lungs and three
     sound ones.
     """
     images = tiny_dataset / "CT_scans"
     masks, maps, lungs = (tmp_path / name for name in ("masks", "maps", "lungs"))
     scan, out = images / "scan_1.nii.gz", tmp_path / "new" / "mask.nii.gz"
-    done = _predict(scan, "--run", run_folder, "--out", out)
+    done = _predict(scan, "--run", folder_of_run, "--out", out)
     assert done.exit_code == 0, done.output
-    mask = segment.segment_scan(segmenters.read_segmenter([run_folder]), scan).mask
+    mask = segment.segment_scan(segmenters.read_segmenter([folder_of_run]), scan).mask
     assert f"{out}: lesions {mask.sum() * 0.002:.1f} ml, " in done.output
     assert "Not a medical device." in done.output
     for number in range(1, 5):
@@ -217,7 +218,7 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     (images / "scan_3.nii.gz").write_text("no volume")
     (images / "notes.txt").write_text("no scan")
     options = ["--out", masks, "--probabilities", maps, "--lungs", lungs]
-    done = _predict(images, "--run", run_folder, *options)
+    done = _predict(images, "--run", folder_of_run, *options)
     assert done.exit_code == 1
     assert "scan_3.nii.gz: no mask: scan_3.nii.gz is not a NIfTI file" in done.output
     assert f"scan_5.nii.gz: no mask: no lung mask {lungs / 'scan_5.nii.gz'}: add" in done.output
@@ -232,7 +233,7 @@ def test_one_scan_and_a_folder_by_the_command_line(run_folder, tiny_dataset, tmp
     assert (masks / "scan_1.nii.gz").read_bytes() == out.read_bytes()
     levels, mask = (nib.load(folder / "scan_1.nii.gz").get_fdata() for folder in (maps, masks))
     assert ((levels >= 0.5) == mask).all()
-    away = run_folder.rename(tmp_path / "copied")
+    away = folder_of_run.rename(tmp_path / "copied")
     assert _predict(scan, "--run", away, "--out", out).exit_code == 0
 
 
@@ -286,7 +287,7 @@ def test_wrong_names_are_refused_before_the_run_is_loaded(tmp_path):
             "--probabilities",
             same / "new.nii",
         ],
-        r"no finished run in .*no_run \(no recipe.json, .*study/models/dice": [scan, "--out", mask],
+        r"no run in .*no_run \(no run.json\): .*study/models/dice": [scan, "--out", mask],
         r"scan.nii.gz is a scan or a lung mask": [scan, "--out", mask, "--table", scan],
         r"'nowhere.nii' does not exist": ["nowhere.nii", "--out", mask],
         r"cannot be written": [scan, "--out", link / "mask.nii.gz"],
@@ -298,7 +299,7 @@ def test_wrong_names_are_refused_before_the_run_is_loaded(tmp_path):
     )
 
 
-def test_a_wrong_scan_is_refused_and_an_existing_mask_is_kept(run_folder, tmp_path):
+def test_a_wrong_scan_is_refused_and_an_existing_mask_is_kept(folder_of_run, tmp_path):
     (tmp_path / "work").mkdir()
     mask = tmp_path / "work" / "mask.nii.gz"
     mask.write_text("existing mask")
@@ -347,32 +348,29 @@ def test_a_wrong_scan_is_refused_and_an_existing_mask_is_kept(run_folder, tmp_pa
         r"lung mask empty.nii.gz: it is empty": [scan, "--lungs", empty],
         r"lung mask sound.nii.gz: holds .*expected whole labels": [scan, "--lungs", scan],
     }.items():
-        error = _refused(tmp_path / "work", *arguments, "--run", run_folder, "--out", mask)
+        error = _refused(tmp_path / "work", *arguments, "--run", folder_of_run, "--out", mask)
         assert re.search(message, error), error
     assert mask.read_text() == "existing mask"
 
 
-def test_a_run_that_is_unfinished_or_damaged_is_refused(run_folder, tmp_path):
+def test_a_run_that_is_unfinished_or_damaged_is_refused(folder_of_run, tmp_path):
     scan, mask = _block(tmp_path / "work" / "scan.nii.gz"), tmp_path / "work" / "mask.nii.gz"
-    asked = [tmp_path / "work", scan, "--run", run_folder, "--out", mask]
-    weights = run_folder / "best.weights.h5"
+    asked = [tmp_path / "work", scan, "--run", folder_of_run, "--out", mask]
+    weights = folder_of_run / "best.weights.h5"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
     assert "is damaged, or its files are not of one run" in _refused(*asked)
     weights.write_bytes(whole)
-    recipe = run_folder / "recipe.json"
-    text = recipe.read_text()
-    recipe.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
+    state = folder_of_run / "run.json"
+    text = state.read_text()
+    state.write_text(text.replace('"base_filters": 2', '"base_filters": 4'))
     assert "is damaged, or its files are not of one run" in _refused(*asked)
-    recipe.write_text(text.replace('"window_hu"', '"window"'))
-    assert "is damaged, or its files are not of one run (recipe.json lacks window_hu)" in _refused(
-        *asked
-    )
-    recipe.write_text(text[:50])
+    state.write_text(text.replace('"normalisation"', '"normalization"'))
+    assert "run.json does not describe a run" in _refused(*asked)
+    state.write_text(text[:50])
     assert "is damaged" in _refused(*asked)
-    recipe.write_text(text)
-    (run_folder / "timing.json").unlink()
-    assert "(no timing.json): expected the folder of a run" in _refused(*asked)
+    state.write_text(text.replace('"finished": true', '"finished": false'))
+    assert "has not finished (2 of 2 epochs are done): run its notebook again" in _refused(*asked)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, disk):

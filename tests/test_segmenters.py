@@ -1,6 +1,5 @@
 """Which model segments a scan: one run, an ensemble, the one that ships."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -12,13 +11,15 @@ from conftest import recipe_of, write_volume
 from covseg_lib import files
 from covseg_lib.__main__ import main
 from covseg_lib.batch import folds
+from covseg_lib.data.slices import open_slices
 from covseg_lib.scans import segment, segmenters
-from covseg_lib.training import models, trainer
+from covseg_lib.training import models, run_folder, trainer
+from covseg_lib.training.run_folder import RunFolder
 
 
 @pytest.fixture
-def run_folder(trained_study):
-    return trained_study.path("recipe", run="dice").parent
+def folder_of_run(trained_study):
+    return trained_study.path("run", run="dice").parent
 
 
 def test_the_model_that_ships_is_complete_and_small():
@@ -26,69 +27,79 @@ def test_the_model_that_ships_is_complete_and_small():
     (run,), (lung_run,) = segmenter.runs, segmenter.lung_runs
     assert run.recipe.split == lung_run.recipe.split == "all"
     assert lung_run.recipe.target == "lungs"
-    folder = models.SHIPPED.parent
+    folder = run_folder.SHIPPED.parent
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 5e6
     for part in ("final", "final_lungs"):
-        sums = files.read_json(folder / part / "checksums.json")
-        assert {"best.weights.h5", "recipe.json", "history.csv"} <= sums.keys()
+        state = RunFolder(folder / part).read_finished()
+        assert state.weights == run_folder.sha256(folder / part / "best.weights.h5")
+        assert len(state.trained_on) == 9
 
 
-def test_an_exported_run_has_the_same_weights_in_half_the_space(run_folder, tmp_path):
-    copy = segmenters.export_run(run_folder, tmp_path / "exported")
-    before, after = (models.read_run(folder).model.get_weights() for folder in (run_folder, copy))
+def test_an_exported_run_has_the_same_weights_in_half_the_space(folder_of_run, tmp_path):
+    copy = segmenters.export_run(folder_of_run, tmp_path / "exported")
+    before, after = (
+        models.read_run(folder).model.get_weights() for folder in (folder_of_run, copy)
+    )
     for first, second in zip(before, after, strict=True):
         assert np.allclose(first, second, rtol=1e-3, atol=1e-6)
     assert not (copy / "backup").exists()
     with pytest.raises(ValueError, match="exists: choose another folder"):
-        segmenters.export_run(run_folder, copy)
-    history = copy / "history.csv"
-    history.write_text(history.read_text() + "\n")
-    with pytest.raises(ValueError, match=r"history.csv is missing or differs from its checksum"):
+        segmenters.export_run(folder_of_run, copy)
+    weights = copy / "best.weights.h5"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(
+        ValueError, match=r"best.weights.h5 is not the file that run.json describes"
+    ):
         segmenters.read_segmenter([copy])
 
 
-def test_weights_that_another_program_writes_are_not_called_damaged(run_folder, monkeypatch):
+def test_weights_that_another_program_writes_are_not_called_damaged(folder_of_run, monkeypatch):
     def locked(*_):
         raise BlockingIOError(11, "Unable to synchronously open file (unable to lock file)")
 
     monkeypatch.setattr("keras.Model.load_weights", locked)
     with pytest.raises(OSError, match=r"best.weights.h5 is open in another program: wait until"):
-        models.read_run(run_folder)
+        models.read_run(folder_of_run)
 
 
-def test_an_ensemble_averages_the_probabilities(run_folder, tiny_dataset, tmp_path):
+def test_an_ensemble_averages_the_probabilities(folder_of_run, tiny_dataset, tmp_path):
     second = tmp_path / "models" / "second"
-    shutil.copytree(run_folder, second)
+    shutil.copytree(folder_of_run, second)
     run = models.read_run(second)
     *changed, bias = run.model.get_weights()
     run.model.set_weights([*changed, bias + 3])
     run.model.save_weights(second / "best.weights.h5")
-    files.write_json(second / "postprocessing.json", {"threshold": 0.3, "smallest_ml": 0.1})
+    state = RunFolder(second).read()
+    weights = run_folder.sha256(second / "best.weights.h5")
+    rules = run_folder.Postprocessing(threshold=0.3, smallest_ml=0.1)
+    RunFolder(second).write(replace(state, weights=weights, rules=rules))
     scan = tiny_dataset / "CT_scans" / "scan_1.nii.gz"
     levels = [
         segment.segment_scan(segmenters.read_segmenter(of_runs), scan).levels.astype(int)
-        for of_runs in ([run_folder], [second], [run_folder, second])
+        for of_runs in ([folder_of_run], [second], [folder_of_run, second])
     ]
     assert np.abs(levels[0] - levels[1]).max() > 10
     assert np.abs(levels[2] - (levels[0] + levels[1]) / 2).max() <= 1
-    both = segmenters.read_segmenter([run_folder, second])
+    both = segmenters.read_segmenter([folder_of_run, second])
     assert both.name == "runs dice, dice"
-    assert both.postprocessing.threshold == pytest.approx(0.4)
-    assert both.postprocessing.smallest_ml == pytest.approx(0.05)
-    asked = segmenters.read_segmenter([run_folder, second], threshold=0.7, smallest_ml=0)
-    assert asked.postprocessing == models.Postprocessing(0.7, 0)
+    assert both.rules.threshold == pytest.approx(0.4)
+    assert both.rules.smallest_ml == pytest.approx(0.05)
+    asked = segmenters.read_segmenter([folder_of_run, second], threshold=0.7, smallest_ml=0)
+    assert asked.rules == run_folder.Postprocessing(0.7, 0)
 
 
 def test_a_run_uses_the_lung_model_beside_it(trained_study, tiny_dataset):
     np.save(trained_study.path("lungs"), np.ones((25, 16, 16, 1), np.uint8))
     options = {"epochs": 1, "learning_rate": 1e-2}
-    folds.train_final(trained_study, "final", lungs="lungs", **options)
-    assert trained_study.runs() == ["dice"]  # models of all patients are not compared with others
-    folder = trained_study.path("recipe", run="final").parent
+    folds.train_final(open_slices(trained_study), "final", lungs="lungs", **options)
+    assert list(run_folder.finished_runs(trained_study)) == [
+        "dice"
+    ]  # models of all patients are not compared with others
+    folder = trained_study.path("run", run="final").parent
     segmenter = segmenters.read_segmenter([folder], mirror=True)
     assert segmenter.lung_runs[0].recipe.run == "final_lungs"
-    assert segmenter.runs[0].postprocessing.mirror
+    assert segmenter.runs[0].rules.mirror
     found = segment.segment_scan(segmenter, tiny_dataset / "CT_scans" / "scan_1.nii.gz")
     assert found.mask.shape == found.lungs.shape == (5, 16, 20)
     folder.with_name("final_lungs").rename(folder.with_name("away"))
@@ -98,24 +109,24 @@ def test_a_run_uses_the_lung_model_beside_it(trained_study, tiny_dataset):
         segmenters.read_segmenter([folder])
 
 
-def test_what_does_not_fit_together_is_refused(run_folder, tmp_path):
+def test_what_does_not_fit_together_is_refused(folder_of_run, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(run_folder, other)
-    recipe = files.read_json(other / "recipe.json")
-    recipe["preprocessing"]["step"] = 2
-    (other / "recipe.json").write_text(json.dumps(recipe))
+    shutil.copytree(folder_of_run, other)
+    state = files.read_json(other / "run.json")
+    state["recipe"]["preprocessing"]["step"] = 2
+    files.write_json(other / "run.json", state)
     for message, call in {
-        "an ensemble needs runs of the same slices": {"folders": [run_folder, other]},
-        "a run is given twice": {"folders": [run_folder, run_folder]},
+        "an ensemble needs runs of the same slices": {"folders": [folder_of_run, other]},
+        "a run is given twice": {"folders": [folder_of_run, folder_of_run]},
         "is a lung model: expected a run that segments": {"folders": [segmenters.SHIPPED_LUNGS]},
-        "the threshold is 0: expected above 0": {"folders": [run_folder], "threshold": 0},
-        "smallest lesion is -1 ml: expected 0": {"folders": [run_folder], "smallest_ml": -1},
+        "the threshold is 0: expected above 0": {"folders": [folder_of_run], "threshold": 0},
+        "smallest lesion is -1 ml: expected 0": {"folders": [folder_of_run], "smallest_ml": -1},
     }.items():
         with pytest.raises(ValueError, match=message):
             segmenters.read_segmenter(**call)
 
 
-def test_a_scan_unlike_the_training_scans_gets_a_warning(run_folder, tmp_path):
+def test_a_scan_unlike_the_training_scans_gets_a_warning(folder_of_run, tmp_path):
     """A bright scan with slices 20 mm apart and a lung of 12 ml; the table keeps the warnings."""
     bright = np.full((20, 16, 3), 200, np.int16)
     bright[:2] = -1000
@@ -123,13 +134,13 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(run_folder, tmp_path):
     lungs = np.zeros((20, 16, 3), np.uint8)
     lungs[:10, :, :2] = lungs[:10, :10, 2] = 1
     mask = write_volume(tmp_path / "lungs.nii.gz", lungs, np.diag([1.0, 1.0, 20.0, 1.0]))
-    found = segment.segment_scan(segmenters.read_segmenter([run_folder]), scan, mask)
+    found = segment.segment_scan(segmenters.read_segmenter([folder_of_run]), scan, mask)
     first, second, third = found.warnings
     assert "the mean grey level is" in first
     assert second == "slices are 20 mm apart (expected 0.5 to 10)"
     assert third.startswith("the lungs have 8 ml (expected 1000 to 10000)")
     table, previews = tmp_path / "table.csv", tmp_path / "previews"
-    command = ["predict", scan, "--out", tmp_path / "mask.nii.gz", "--run", run_folder]
+    command = ["predict", scan, "--out", tmp_path / "mask.nii.gz", "--run", folder_of_run]
     command += ["--lungs", mask, "--table", table, "--preview", previews, "--threshold", "0.9"]
     done = CliRunner().invoke(main, [*map(str, command), "--smallest", "1", "--mirror"])
     assert done.exit_code == 0, done.output
@@ -140,15 +151,15 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(run_folder, tmp_path):
     assert (previews / "scan.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_training_starts_from_the_weights_of_another_run(trained_study, run_folder):
-    recipe = recipe_of(trained_study, run="again", start_from=str(run_folder), epochs=1)
+def test_training_starts_from_the_weights_of_another_run(trained_study, folder_of_run):
+    recipe = recipe_of(trained_study, run="again", start_from=str(folder_of_run), epochs=1)
     model = models.compile_model(recipe)
     models.load_first_weights(model, recipe)
-    first = models.read_run(run_folder).model.get_weights()
+    first = models.read_run(folder_of_run).model.get_weights()
     assert all((a == b).all() for a, b in zip(model.get_weights(), first, strict=True))
-    trainer.train(recipe, trained_study)
-    stored = files.read_json(trained_study.path("recipe", run="again"))
-    assert stored["start_from"] == str(run_folder)
+    trainer.train(recipe, open_slices(trained_study))
+    state = RunFolder.of(trained_study, "again").read()
+    assert state.recipe.start_from == str(folder_of_run)
     wider = replace(recipe, base_filters=4, norm_layer="instance")
     message = (
         "whose network is another one .base_filters 2 there and 4 here, "
@@ -156,5 +167,5 @@ def test_training_starts_from_the_weights_of_another_run(trained_study, run_fold
     )
     with pytest.raises(ValueError, match=message):
         models.load_first_weights(models.compile_model(wider), wider)
-    with pytest.raises(FileNotFoundError, match="no finished run in nowhere"):
+    with pytest.raises(FileNotFoundError, match="no run in nowhere"):
         models.load_first_weights(model, replace(recipe, start_from="nowhere"))

@@ -8,6 +8,7 @@ from conftest import find_cases, write_volume
 from covseg_lib import files
 from covseg_lib.data import preprocessing, slicing
 from covseg_lib.data.pairs import read_pair
+from covseg_lib.data.slices import open_slices
 from covseg_lib.images import volumes
 from covseg_lib.settings import Reading
 from covseg_lib.study import Study
@@ -36,11 +37,11 @@ def test_cases_that_are_gone_are_gone_from_sliced_data(tiny_study, tiny_dataset)
 
 
 def test_processed_data_has_the_designs_shapes_and_types(tiny_study):
-    images, masks = preprocessing.load_slices(tiny_study, "train", "validation", "test")
+    images, masks = open_slices(tiny_study).subset("train", "validation", "test")
     assert (images.shape, images.dtype) == ((25, 16, 16, 1), np.float32)
     assert (masks.shape, masks.dtype) == ((25, 16, 16, 1), np.uint8)
     assert set(np.unique(masks)) == {0, 1}
-    table = preprocessing.slice_table(tiny_study)
+    table = open_slices(tiny_study).table
     assert list(table.columns) == [
         "case",
         "patient",
@@ -54,7 +55,7 @@ def test_processed_data_has_the_designs_shapes_and_types(tiny_study):
 
 
 def test_slices_are_standardised(tiny_study):
-    images, _ = preprocessing.load_slices(tiny_study, "train", "validation", "test")
+    images, _ = open_slices(tiny_study).subset("train", "validation", "test")
     assert images.mean() == pytest.approx(0, abs=1e-4)
     assert images.std() == pytest.approx(1, abs=1e-4)
 
@@ -69,10 +70,7 @@ def test_lung_masks_come_along_where_every_case_has_one(tiny_dataset, tmp_path):
     study.create("demo", source="folder", dataset=str(tiny_dataset), step=1)
     slicing.slice_cases(find_cases(tiny_dataset), study)
     preprocessing.preprocess(study, 16)
-    assert (
-        preprocessing.open_arrays(study, ["lungs"])[0].mean(axis=(0, 1, 3)).round().tolist()
-        == [0] * 8 + [1] * 8
-    )
+    assert open_slices(study).lungs.mean(axis=(0, 1, 3)).round().tolist() == [0] * 8 + [1] * 8
     next((tiny_dataset / "Lung_Mask").iterdir()).unlink()
     slicing.slice_cases(find_cases(tiny_dataset), study)
     preprocessing.preprocess(study, 16)
@@ -101,7 +99,7 @@ def test_nothing_sliced_names_notebook_01(tmp_path):
 )
 def test_a_split_or_fold_that_is_not_there(tiny_study, split, fold, said):
     with pytest.raises(ValueError, match=said):
-        preprocessing.load_slices(tiny_study, "train", split=split, fold=fold)
+        open_slices(tiny_study).subset("train", split=split, fold=fold)
 
 
 def test_two_folds_are_too_few(tiny_study):
@@ -112,9 +110,9 @@ def test_two_folds_are_too_few(tiny_study):
 def test_two_patients_can_be_split_by_slices_only(tiny_study, tiny_dataset):
     slicing.slice_cases(find_cases(tiny_dataset)[:2], tiny_study)
     preprocessing.preprocess(tiny_study, 16)
-    assert len(preprocessing.subset_rows(tiny_study, "test", split="slice")) == 1
+    assert len(open_slices(tiny_study).rows("test", split="slice")) == 1
     with pytest.raises(ValueError, match="needs at least three patients with lesions, found 2"):
-        preprocessing.load_slices(tiny_study, "test", split="patient")
+        open_slices(tiny_study).subset("test", split="patient")
 
 
 def test_masks_without_any_lesion_are_refused_where_they_first_appear(tiny_dataset, tmp_path):
@@ -152,6 +150,6 @@ def test_two_copies_of_01_and_02_at_once_make_one_sound_study(tiny_dataset, tmp_
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(both, range(2))
-    assert first.equals(second)
+    assert first.table.equals(second.table)
     assert not list(study.root.rglob(".part-*"))
-    assert preprocessing.open_arrays(study)[0].shape == (25, 16, 16, 1)
+    assert open_slices(study).images.shape == (25, 16, 16, 1)

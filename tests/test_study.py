@@ -5,6 +5,9 @@ import pytest
 from covseg_lib import files
 from covseg_lib.settings import PROFILES
 from covseg_lib.study import LAYOUT, Study
+from covseg_lib.training import models, run_folder
+from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.run_folder import RunFolder, RunState
 
 
 def test_a_missing_file_names_the_notebook_that_makes_it(tmp_path):
@@ -43,13 +46,16 @@ def test_runs_trained_on_other_slices_are_stale(tmp_path):
         FileNotFoundError,
         match=r"no finished run of these slices .* run notebook 03, 04 or 05 first",
     ):
-        study.runs()
+        models.load_runs(study)
     for run, objective, mean in (("b", "dice", 1), ("a", "iou", 1), ("c", "dice", 2)):
-        recipe = {"objective": objective, "preprocessing": {"mean": mean}}
-        files.write_json(study.path("recipe", run=run), recipe)
-        files.write_json(study.path("timing", run=run), {})
-    assert study.runs() == ["a", "b"]
-    assert study.stale_runs() == ["c"]
+        recipe = Recipe(
+            *(run, run, objective, "slice", 0, 1),
+            {"mean": mean},
+            *(2, 1, 8, 0.1, "auto", 0),
+        )
+        RunFolder.of(study, run).write(RunState(recipe, finished=True))
+    assert list(run_folder.finished_runs(study)) == ["a", "b"]
+    assert run_folder.stale_runs(study) == ["c"]
 
 
 def test_drive_layout_names_every_path_and_its_notebook(project):

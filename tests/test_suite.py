@@ -15,7 +15,7 @@ import pytest
 from conftest import answers
 
 from covseg_lib.batch import notebooks
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.study import LAYOUT, Study
 
 NBVAL = [
@@ -108,7 +108,7 @@ def test_the_report_is_one_page_that_fetches_nothing(demo):
 
 
 def test_the_dice_model_finds_lesions_of_patients_it_has_not_seen(demo):
-    table = preprocessing.slice_table(demo)
+    table = open_slices(demo).table
     assert (table.groupby("patient")["patient_fold"].nunique() == 1).all()
     scores = pd.read_csv(demo.path("scores")).set_index("model")
     assert (scores["split"] == "patient").all()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import filelock
 import numpy as np
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 from covseg_lib import files
 from covseg_lib.__main__ import main
 from covseg_lib.batch import grid, notebooks, runs, sweep
+from covseg_lib.training.run_folder import RunFolder
 
 SMALL = {"BASE_FILTERS": 2, "LEARNING_RATE": 1e-2}
 
@@ -306,10 +308,10 @@ def stubbed(trained_study, monkeypatch):
         if notebook.name.startswith("07"):
             files.write_csv(trained_study.path("runs"), runs.list_runs(trained_study))
             return
-        folder = trained_study.path("recipe", run=out.stem).parent
-        shutil.copytree(trained_study.path("recipe", run="dice").parent, folder)
+        folder = RunFolder.of(trained_study, out.stem)
+        shutil.copytree(RunFolder.of(trained_study, "dice").path, folder.path)
         (job,) = (job for job in planned if job.recipe.run == out.stem)
-        files.write_json(folder / "recipe.json", vars(job.recipe))
+        folder.write(replace(folder.read(), recipe=job.recipe))
 
     planned, plan = [], grid.plan_sweep
 

@@ -1,26 +1,27 @@
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import after_epoch, recipe_of
+from conftest import after_epoch
 
 from covseg_lib import files
 from covseg_lib.batch import runs
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.training import batches, callbacks, models, recipes, trainer
+from covseg_lib.training.run_folder import RunFolder
 
 
 def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
     objective = "iou"
     recipe = replace(tiny_recipe, run="iou_test", objective=objective)
     lines = []
-    run = trainer.train(recipe, tiny_study, log=lines.append)
-    folder = tiny_study.path("recipe", run=recipe.run).parent
+    run = trainer.train(recipe, open_slices(tiny_study), log=lines.append)
+    folder = tiny_study.path("run", run=recipe.run).parent
     names = sorted(file.name for file in folder.iterdir())
-    assert names == ["backup", "best.weights.h5", "history.csv", "recipe.json", "timing.json"]
+    assert names == ["backup", "best.weights.h5", "history.csv", "run.json"]
     assert list(run.history) == [
         "epoch",
         objective,
@@ -34,20 +35,24 @@ def test_a_run_leaves_what_the_design_says(tiny_study, tiny_recipe):
     assert run.history["epoch"].tolist() == [1, 2]
     assert run.timing["first_epoch_s"] > 0
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert files.read_json(tiny_study.path("recipe", run=recipe.run)) == asdict(recipe)
+    state = RunFolder(folder).read()
+    assert (state.recipe, state.epochs_done, state.finished) == (recipe, 2, True)
+    slices = open_slices(tiny_study)
+    (tested,) = slices.table.loc[slices.rows("test"), "case"].unique()
+    assert state.trained_on.keys() == set(slices.table["case"]) - {tested}
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(trained_study):
     run = models.load_run(trained_study, "dice")
-    images, masks = preprocessing.load_slices(trained_study, "validation")
+    images, masks = open_slices(trained_study).subset("validation")
     found = prediction.predict_slices(run, images) >= 0.5
     assert metrics.dice(masks, found) == pytest.approx(run.history["val_dice"].max(), abs=1e-4)
 
 
 def test_a_run_just_trained_is_the_run_that_is_loaded_later(tiny_study, tiny_recipe):
-    trained = trainer.train(tiny_recipe, tiny_study)
+    trained = trainer.train(tiny_recipe, open_slices(tiny_study))
     loaded = models.load_run(tiny_study, tiny_recipe.run)
-    images, _ = preprocessing.load_slices(tiny_study, "validation")
+    images, _ = open_slices(tiny_study).subset("validation")
     found = [prediction.predict_slices(run, images) for run in (trained, loaded)]
     assert trained.model.output.shape == loaded.model.output.shape  # a tensor, not a list of one
     assert (found[0] == found[1]).all()
@@ -57,12 +62,12 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
     """The run of the study trained with seed 0, here again; then one with seed 1."""
     first = models.load_run(trained_study, "dice")
     again, other = (
-        trainer.train(replace(first.recipe, seed=seed), trained_study, resume=False)
+        trainer.train(replace(first.recipe, seed=seed), open_slices(trained_study), resume=False)
         for seed in (0, 1)
     )
     assert again.history["loss"].tolist() == first.history["loss"].tolist()
     assert other.history["loss"].tolist() != pytest.approx(first.history["loss"].tolist(), rel=1e-3)
-    images, _ = preprocessing.load_slices(trained_study, "test")
+    images, _ = open_slices(trained_study).subset("test")
     assert (
         prediction.predict_slices(again, images) == prediction.predict_slices(first, images)
     ).all()
@@ -71,7 +76,9 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(trained_study):
 @pytest.mark.slow
 def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny_recipe):
     accuracy, iou = (
-        trainer.train(replace(tiny_recipe, run=name, objective=name), tiny_study).history["loss"]
+        trainer.train(
+            replace(tiny_recipe, run=name, objective=name), open_slices(tiny_study)
+        ).history["loss"]
         for name in ("accuracy", "iou")
     )
     assert np.allclose(accuracy, iou, rtol=1e-5)
@@ -79,7 +86,7 @@ def test_models_that_share_the_loss_go_through_the_same_weights(tiny_study, tiny
 
 @pytest.mark.slow
 def test_it_learns(tiny_study, tiny_recipe):
-    run = trainer.train(replace(tiny_recipe, epochs=40, base_filters=4), tiny_study)
+    run = trainer.train(replace(tiny_recipe, epochs=40, base_filters=4), open_slices(tiny_study))
     assert run.history["val_dice"].max() > 0.8
 
 
@@ -94,7 +101,7 @@ def test_without_selection_the_last_weights_are_kept(tiny_study, tiny_recipe):
     last = []
     keep = after_epoch(lambda epoch, model: last.append(model.get_weights()))
     recipe = replace(tiny_recipe, selection="none", learning_rate=1.0, run="last", model="last")
-    run = trainer.train(recipe, tiny_study, [keep])
+    run = trainer.train(recipe, open_slices(tiny_study), [keep])
     assert all((a == b).all() for a, b in zip(run.model.get_weights(), last[-1], strict=True))
     assert runs.list_runs(tiny_study).loc["last", "best_epoch"] == recipe.epochs
 
@@ -150,7 +157,7 @@ def test_adamw_trains_with_the_rates_of_the_cycle(tiny_study, tiny_recipe, preci
     recipe = replace(tiny_recipe, optimizer="adamw", precision=precision, epochs=3)
     rates = []
     note = after_epoch(lambda _, model: rates.append(float(model.optimizer.learning_rate)))
-    trainer.train(recipe, tiny_study, [note])
+    trainer.train(recipe, open_slices(tiny_study), [note])
     assert rates == pytest.approx([callbacks.one_cycle(recipe, epoch) for epoch in range(3)])
 
 
@@ -168,23 +175,23 @@ def test_with_all_switches_a_training_resumes_with_the_same_bits(tiny_study, tin
         neighbours=1,
         lungs="given",
     )
-    whole = trainer.train(replace(recipe, run="whole"), tiny_study)
+    whole = trainer.train(replace(recipe, run="whole"), open_slices(tiny_study))
 
     def stop(epoch, model):
         if epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(recipe, tiny_study, [after_epoch(stop)])
-    resumed = trainer.train(recipe, tiny_study)
+        trainer.train(recipe, open_slices(tiny_study), [after_epoch(stop)])
+    resumed = trainer.train(recipe, open_slices(tiny_study))
     columns = ["loss", "dice", "val_loss", "val_dice"]
     assert (resumed.history[columns] == whole.history[columns]).all(axis=None)
 
 
 def test_backups_cannot_be_made_every_no_epochs(tiny_study, tiny_recipe):
     with pytest.raises(ValueError, match="backup_every is 0: expected a positive integer"):
-        trainer.train(tiny_recipe, tiny_study, backup_every=0)
-    assert not tiny_study.path("recipe", run="dice").parent.exists()
+        trainer.train(tiny_recipe, open_slices(tiny_study), backup_every=0)
+    assert not tiny_study.path("run", run="dice").parent.exists()
 
 
 def test_a_run_that_is_not_there_names_the_notebooks(tiny_study):
@@ -203,41 +210,30 @@ def test_a_run_named_after_its_fold_is_that_fold(tiny_study):
     assert (alone.run, alone.model) == ("dice_fold0", "dice_fold0")
 
 
-def test_a_recipe_of_version_0_1_is_read(trained_study):
-    """It had no name of the model."""
-    path = trained_study.path("recipe", run="dice")
-    fields = files.read_json(path)
-    del fields["model"]
-    files.write_json(path, fields | {"run": "dice_fold1", "fold": 1})
-    assert models.load_run(trained_study, "dice").recipe.model == "dice"
-    files.write_json(path, fields)
-    assert recipes.is_finished(recipe_of(trained_study), trained_study)
-
-
 def test_without_a_lesion_in_training_nothing_is_trained(tiny_study, tiny_recipe):
-    table = preprocessing.slice_table(tiny_study)
+    table = open_slices(tiny_study).table
     files.write_csv(tiny_study.path("slices"), table.assign(lesion_pixels=0))
     with pytest.raises(
         ValueError, match="no training slice of the patient split, fold 0, has a lesion"
     ):
-        trainer.train(tiny_recipe, tiny_study)
+        trainer.train(tiny_recipe, open_slices(tiny_study))
     assert not list(tiny_study.path("models").glob("*/*"))
 
 
 def test_without_a_lesion_in_validation_it_says_so(tiny_study, tiny_recipe):
-    validation = preprocessing.subset_rows(tiny_study, "validation")
-    table = preprocessing.slice_table(tiny_study)
+    validation = open_slices(tiny_study).rows("validation")
+    table = open_slices(tiny_study).table
     table.loc[validation, "lesion_pixels"] = 0
     files.write_csv(tiny_study.path("slices"), table)
     lines = []
-    recipes.check_lesions(tiny_study, tiny_recipe, lines.append)
+    recipes.check_lesions(open_slices(tiny_study), tiny_recipe, lines.append)
     assert lines[0].startswith("WARNING: no validation slice has a lesion")
 
 
 def test_the_order_of_slices_follows_from_seed_and_epoch(tiny_study, tiny_recipe, monkeypatch):
     """Keras calls a dataset's `on_epoch_end` once more than there are epochs."""
     seen, read = [], batches.Batches.__getitem__
-    training_rows = set(preprocessing.subset_rows(tiny_study, "train"))
+    training_rows = set(open_slices(tiny_study).rows("train"))
 
     def note(self, number):
         if set(self.rows) == training_rows:
@@ -245,7 +241,9 @@ def test_the_order_of_slices_follows_from_seed_and_epoch(tiny_study, tiny_recipe
         return read(self, number)
 
     model = models.compile_model(tiny_recipe)
-    with trainer.open_training(tiny_recipe, tiny_study, log=lambda line: None) as training:
+    with trainer.open_training(
+        tiny_recipe, open_slices(tiny_study), log=lambda line: None
+    ) as training:
         monkeypatch.setattr(batches.Batches, "__getitem__", note)
         own = after_epoch(lambda epoch, model: seen.append("epoch"))
         callbacks = [*training.callbacks, own]
@@ -257,7 +255,7 @@ def test_the_order_of_slices_follows_from_seed_and_epoch(tiny_study, tiny_recipe
             verbose=0,
             validation_data=training.validation,
         )
-    rows = preprocessing.subset_rows(tiny_study, "train")
+    rows = open_slices(tiny_study).rows("train")
     first, second = (np.random.default_rng((0, epoch)).permutation(rows) for epoch in (0, 1))
     ends = [place for place, entry in enumerate(seen) if entry == "epoch"]
     for order, part in ((first, seen[: ends[0]]), (second, seen[ends[0] + 1 : ends[1]])):

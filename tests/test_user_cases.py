@@ -31,7 +31,7 @@ def predict(trained_once, tmp_path):
     def run(scan, *options):
         mask, levels = tmp_path / "out" / "mask.nii.gz", tmp_path / "out" / "levels.nii.gz"
         command = ["predict", scan, "--out", mask, "--probabilities", levels, *options]
-        command += ["--run", trained_once.path("recipe", run="dice").parent]
+        command += ["--run", trained_once.path("run", run="dice").parent]
         mask.unlink(missing_ok=True)
         done = CliRunner().invoke(main, list(map(str, command)))
         assert done.exit_code in (0, 1), done.output

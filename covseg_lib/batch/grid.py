@@ -13,6 +13,7 @@ from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 from covseg_lib.training import recipes
 from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.run_folder import RunFolder
 
 RECIPE_PARAMETERS = ["EPOCHS", "FOLD", "SPLIT", "BATCH_SIZE", "LEARNING_RATE", "BASE_FILTERS"]
 RECIPE_PARAMETERS += ["PRECISION", "SEED", *map(str.upper, recipes.SWITCH_NAMES)]
@@ -179,7 +180,9 @@ def _plan_job(study, path, varied, parameters):
     run = re.sub(r"[^\w.-]", "_", run.replace("+", ""))  # 1e+30 must differ from 1e-30
     options = {name.lower(): given[name] for name in RECIPE_PARAMETERS if name in given}
     recipe = recipes.make_recipe(study, objective, run, **options)
-    recipes.is_finished(recipe, study)  # raises if the folder holds a run with another recipe
+    RunFolder.of(study, recipe.run).is_finished(
+        recipe
+    )  # raises if the folder holds a run with another recipe
     given |= {"RUN": run, "STUDY": str(study.root.resolve())}
     return SweepJob(path, given, recipe, study.path("executed", run=recipe.run).resolve())
 

@@ -3,14 +3,14 @@
 import importlib.metadata
 import json
 import platform
-from dataclasses import asdict
 
 import pandas as pd
 
 from covseg_lib import __version__, files
-from covseg_lib.evaluation import metrics, tables
+from covseg_lib.evaluation import metrics, prediction, tables
 from covseg_lib.study import Study
-from covseg_lib.training import callbacks, recipes
+from covseg_lib.training import callbacks, recipes, run_folder
+from covseg_lib.training.run_folder import RunFolder
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "nibabel")  # in report.html
 SEEDS = ["seed", "fold"]  # runs with the same settings differ in these
@@ -27,28 +27,31 @@ def list_runs(study: Study) -> pd.DataFrame:
     "stale" (trained on other slices than processed_data holds now); epochs_done; best_epoch, whose
     weights are saved; epoch_s and total_s, the seconds of an epoch and of the training; device
     """
-    names = sorted(path.parent.name for path in study.path("models").glob("*/recipe.json"))
-    stale = study.stale_runs()
-    rows = [_describe(study, run) | ({"state": "stale"} if run in stale else {}) for run in names]
+    stale = run_folder.stale_runs(study)
+    rows = []
+    for run, state in run_folder.read_runs(study).items():
+        row = _describe(RunFolder.of(study, run), state)
+        if run in stale:
+            row["state"] = "stale"
+        rows.append(row)
     columns = ["run", *SETTINGS, *SEEDS, "state", "epochs_done", "best_epoch"]
     columns += ["epoch_s", "total_s", "device"]
     return pd.DataFrame(rows, columns=columns).set_index("run")
 
 
-def _describe(study, run):
-    """Return a row of `list_runs`: what the files of a run store about it."""
-    recipe = asdict(recipes.recipe_from_dict(files.read_json(study.path("recipe", run=run))))
-    row = {"run": run, "state": "unfinished"}
-    row |= {name: recipe[name] for name in (*SETTINGS, *SEEDS)}
-    history_file, timing_file = (study.path(name, run=run) for name in ("history", "timing"))
-    if history_file.exists():
-        history = files.read_csv(history_file)
-        best = callbacks.best_epoch(history, recipe["objective"], recipe["selection"])
-        row |= {"epochs_done": len(history), "best_epoch": best}
-    if timing_file.exists():
-        timing = files.read_json(timing_file)
-        row |= {"state": "finished", "epoch_s": timing["other_epochs_s"]}
-        row |= {"total_s": timing["total_s"], "device": timing["device"]}
+def _describe(folder, state):
+    """Return a row of `list_runs`."""
+    recipe = state.recipe
+    row = {name: getattr(recipe, name) for name in ("run", *SETTINGS, *SEEDS)}
+    row["state"] = "finished" if state.finished else "unfinished"
+    row["epochs_done"] = state.epochs_done
+    if state.epochs_done:
+        history = files.read_csv(folder.file("history"))
+        row["best_epoch"] = callbacks.best_epoch(history, recipe.objective, recipe.selection)
+    if state.finished:
+        row["epoch_s"] = state.timing["other_epochs_s"]
+        row["total_s"] = state.timing["total_s"]
+        row["device"] = state.timing["device"]
     return row
 
 
@@ -81,13 +84,9 @@ def _scores(study, run, score):
 
 
 def unpredicted(study: Study) -> list[str]:
-    """Return the finished runs without predictions, or whose weights are newer than these."""
-    names = []
-    for run in study.runs():
-        counts, weights = study.path("counts", run=run), study.path("weights", run=run)
-        if not counts.exists() or counts.stat().st_mtime < weights.stat().st_mtime:
-            names.append(run)
-    return names
+    """Return the finished runs without predictions by their present weights and rules."""
+    runs = run_folder.finished_runs(study)
+    return [run for run in runs if not prediction.is_predicted(study, run)]
 
 
 def varied_settings(table: pd.DataFrame) -> list[str]:
@@ -123,8 +122,8 @@ def brief_table(table: pd.DataFrame) -> pd.DataFrame:
 def settings_and_versions(study: Study) -> str:
     """Return a Markdown table of the study's settings, its runs' hardware, and all versions."""
     rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in study.settings().items()]
-    for run in study.runs():
-        timing = files.read_json(study.need("timing", run=run))
+    for run, state in run_folder.finished_runs(study).items():
+        timing = state.timing
         rows.append(
             f"| run {run} | {timing['precision']}, {timing['backend']}, {timing['device']} |"
         )

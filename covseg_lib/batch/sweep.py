@@ -18,7 +18,7 @@ from covseg_lib.batch import notebooks
 from covseg_lib.batch.grid import SweepJob
 from covseg_lib.colab import PROJECT
 from covseg_lib.study import Study
-from covseg_lib.training import recipes
+from covseg_lib.training.run_folder import RunFolder
 
 RUNNING = "running"  # in another process, which keeps its run
 
@@ -83,7 +83,7 @@ def job_states(study: Study, jobs: Sequence[SweepJob]) -> list[str]:
 
 
 def _state(study, job):
-    if recipes.is_finished(job.recipe, study):
+    if RunFolder.of(study, job.recipe.run).is_finished(job.recipe):
         return "finished"
     if not _lock_file(job).exists():  # locking would create it
         return "to do"

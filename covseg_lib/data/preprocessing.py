@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from covseg_lib import colab, files, parallel
+from covseg_lib import files, parallel
 from covseg_lib.data import slicing, sources, splits
 from covseg_lib.data.cases import pair_files
+from covseg_lib.data.slices import Slices, open_slices
 from covseg_lib.images import resizing
 from covseg_lib.settings import reading_of
 from covseg_lib.study import Study
@@ -20,7 +20,7 @@ from covseg_lib.study import Study
 CHUNK = 64  # slices that are standardised at a time
 
 
-def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> Slices:
     """Make processed_data from all sliced cases: resize, standardise, and split both ways.
 
     Writes images.npy (N, size, size, 1) float32, masks.npy (N, size, size, 1) uint8 in {0, 1},
@@ -32,8 +32,7 @@ def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> 
 
     Returns
     -------
-    DataFrame, one row a slice: case, patient, slice, lesion_pixels; slice_split, its subset in the
-    report's split; patient_fold, the fold of its patient, or -1 with too few patients for folds
+    Slices
 
     Raises
     ------
@@ -44,7 +43,7 @@ def preprocess(study: Study, size: int = 256, folds: int = 5, seed: int = 0) -> 
         return _preprocess(study, size, folds, seed)
 
 
-def prepare_study(study: Study, **overrides: Any) -> pd.DataFrame:
+def prepare_study(study: Study, **overrides: Any) -> Slices:
     """Do what notebooks 01 and 02 do: draw or fetch the volumes, slice and preprocess them.
 
     Parameters
@@ -62,15 +61,16 @@ def prepare_study(study: Study, **overrides: Any) -> pd.DataFrame:
 
 
 def _preprocess(study, size, folds, seed):
-    cases, settings = _read_cases(study), study.settings()
+    cases = files.read_csv(study.need("cases"))
+    settings = study.settings()
     _check_unchanged(cases, settings)
     wanted = {"size": size, "folds": folds, "seed": seed, "slices": int(cases["slices"].sum())}
     wanted |= {"window_hu": settings["window_hu"], "step": settings["step"]}
-    wanted |= {"pixels_sha256": _checksum(cases)}
+    wanted |= {"pixels_sha256": slicing.checksum_of_cases(cases)}
     path = study.path("preprocessing")
     files.remove_temporary_files(path.parent)
     if path.exists() and wanted.items() <= files.read_json(path).items():
-        return slice_table(study)
+        return open_slices(study)
     path.unlink(missing_ok=True)
     names = ["grey", "masks", *(["lungs"] if cases["lungs"].all() else [])]
     temporary = {name: path.with_name(f".part-{name}.npy") for name in names}
@@ -93,7 +93,7 @@ def _preprocess(study, size, folds, seed):
     made |= {"case_means": [min(case_means), max(case_means)]}  # lowest and highest, standardised
     made |= {"slices_sha256": hashlib.sha256(study.path("slices").read_bytes()).hexdigest()}
     files.write_json(path, wanted | made)
-    return slice_table(study)
+    return open_slices(study)
 
 
 def _resize_all(study, cases, size, paths):
@@ -154,44 +154,6 @@ def release(array: Any) -> None:
         array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-def load_slices(study: Study, *subsets: str, split: str | None = None, fold: int = 0):
-    """Return images (n, size, size, 1) float32 and masks uint8 of "train", "validation", "test"."""
-    rows = subset_rows(study, *subsets, split=split, fold=fold)
-    return tuple(array[rows] for array in open_arrays(study))
-
-
-def subset_rows(study: Study, *subsets: str, split: str | None = None, fold: int = 0) -> np.ndarray:
-    """Return the rows (n,) of processed_data that belong to some subsets of a split.
-
-    Parameters
-    ----------
-    subsets : "train", "validation", "test"
-    split : see `splits.subsets`, optional; by default the study's
-    fold : int, the fold that is tested on
-    """
-    split = study.settings(split=split)["split"]
-    return np.flatnonzero(np.isin(splits.subsets(slice_table(study), split, fold), subsets))
-
-
-def open_arrays(study: Study, names=("images", "masks")) -> tuple[np.ndarray, ...]:
-    """Return arrays of processed_data as memory maps; on Colab, of copies on the local disk."""
-    return tuple(np.load(colab.local_copy(study.need(name)), mmap_mode="r") for name in names)
-
-
-def slice_table(study: Study) -> pd.DataFrame:
-    """Return slices.csv, one row a slice.
-
-    Raises FileNotFoundError before notebook 02 has run, ValueError if notebook 01 ran again since.
-    """
-    about = files.read_json(study.need("preprocessing"))
-    if _checksum(_read_cases(study)) != about["pixels_sha256"]:
-        raise ValueError(
-            f"{study.path('cases')} holds other slices than {study.path('images').parent}: "
-            "run notebook 02 again"
-        )
-    return files.read_csv(study.need("slices"))
-
-
 def _list_slices(cases, masks, size):
     """Return one row a slice: case, patient, slice and lesion_pixels."""
     table = cases.loc[cases.index.repeat(cases["slices"]), ["case", "patient"]]
@@ -202,21 +164,6 @@ def _list_slices(cases, masks, size):
     if not table["lesion_pixels"].any():
         raise ValueError(f"no slice has a lesion at {size} x {size} pixels: choose a larger SIZE")
     return table
-
-
-def slice_names(table: pd.DataFrame) -> list[str]:
-    """Return the names of the slices in some rows of `slice_table`, as "phantom_04, slice 9"."""
-    return table["case"].str.cat(table["slice"].astype(str), ", slice ").tolist()
-
-
-def _read_cases(study):
-    return files.read_csv(study.need("cases"))
-
-
-def _checksum(cases):
-    """Return a checksum of the cases, patients and pixels in sliced_data."""
-    text = cases[["case", "patient", "pixels"]].to_csv(index=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_unchanged(cases, settings):

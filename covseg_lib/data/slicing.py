@@ -232,3 +232,9 @@ def fingerprint(image: Path, mask: Path, lungs: Path | None, reading: Reading) -
         options += others
     text = json.dumps([stats, *options])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checksum_of_cases(cases: pd.DataFrame) -> str:
+    """Return a checksum of the cases, patients and pixels in a table as cases.csv."""
+    text = cases[["case", "patient", "pixels"]].to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -4,22 +4,23 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import metrics, tables
-from covseg_lib.study import Study
 
 
-def predict_baselines(study: Study) -> None:
+def predict_baselines(slices: Slices) -> None:
     """Predict the test slices of every compared split and fold with the three baselines.
 
     Each is fitted to the training slices of the same split and fold: the best intensity range
     (within the lungs, if there are lung masks), the mean lesion map, and the empty mask. Writes
-    predictions/(baselines).csv, with the columns of `tables.pixel_counts`.
+    predictions/(baselines).csv, with the columns of `tables.pixel_counts`, and the checksum of the
+    slices that it was made from.
     """
-    recipes = tables.compared_runs(study).values()
-    pairs = dict.fromkeys((recipe["split"], recipe["fold"]) for recipe in recipes)
-    counts = [_predict(study, split, fold) for split, fold in pairs]
-    files.write_csv(study.path("counts", run=tables.BASELINES_FILE), pd.concat(counts))
+    recipes = tables.compared_runs(slices.study).values()
+    pairs = dict.fromkeys((recipe.split, recipe.fold) for recipe in recipes)
+    counts = pd.concat([_predict(slices, split, fold) for split, fold in pairs])
+    counts = counts.assign(slices_sha256=slices.about["slices_sha256"])
+    files.write_csv(slices.study.path("counts", run=tables.BASELINES_FILE), counts)
 
 
 def mean_lesion_map(masks: np.ndarray) -> np.ndarray:
@@ -58,21 +59,20 @@ def best_intensity_range(
     return float(levels[low]), float(levels[high])
 
 
-def _predict(study, split, fold):
+def _predict(slices, split, fold):
     """Return the counts of the three baselines on the test slices of a split and fold."""
-    train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
-    test = preprocessing.subset_rows(study, "test", split=split, fold=fold)
-    images, masks = preprocessing.open_arrays(study)
-    lungs = np.ones((len(images), 1, 1, 1), bool)
-    if study.path("lungs").exists():
-        (lungs,) = preprocessing.open_arrays(study, ["lungs"])
+    train = slices.rows("train", split=split, fold=fold)
+    test = slices.rows("test", split=split, fold=fold)
+    images, masks, lungs = slices.images, slices.masks, slices.lungs
+    if lungs is None:
+        lungs = np.ones((len(images), 1, 1, 1), bool)
     low, high = best_intensity_range(images[train], masks[train], lungs[train])
     predicted = (
         (images[test] >= low) & (images[test] <= high) & (lungs[test] > 0),
         mean_lesion_map(masks[train])[None],
         np.zeros((1, 1, 1, 1), bool),
     )
-    table = preprocessing.slice_table(study).loc[test, ["case", "patient", "slice"]]
+    table = slices.table.loc[test, ["case", "patient", "slice"]]
     return pd.concat(
         metrics.add_counts(
             table.assign(model=name, split=split, fold=fold, subset="test"), masks[test], mask

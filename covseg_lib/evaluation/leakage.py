@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import preprocessing, slicing
+from covseg_lib.data import slicing
+from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import metrics, tables
-from covseg_lib.study import Study
 
 
-def dice_by_distance(study: Study) -> pd.DataFrame:
+def dice_by_distance(slices: Slices) -> pd.DataFrame:
     """Return the Dice of every test slice with a lesion, and its distance to training.
 
     Returns
@@ -16,41 +16,41 @@ def dice_by_distance(study: Study) -> pd.DataFrame:
     DataFrame, one row a model and slice: split, model, fold, case, slice, mm (see
     `distance_to_training_mm`), dice
     """
-    counts = tables.pixel_counts(study)
+    counts = tables.pixel_counts(slices.study)
     counts = counts[~counts["model"].isin(tables.BASELINES) & (counts["tp"] + counts["fn"] > 0)]
     columns = ["split", "model", "fold", "case", "slice", "mm", "dice"]
     if counts.empty:  # no test slice has a lesion
         return counts.reindex(columns=columns)
-    listed = preprocessing.slice_table(study)[["case", "slice"]]
+    listed = slices.table[["case", "slice"]]
     distances = [
-        listed.assign(split=split, fold=fold, mm=distance_to_training_mm(study, split, fold))
+        listed.assign(split=split, fold=fold, mm=distance_to_training_mm(slices, split, fold))
         for split, fold in counts[["split", "fold"]].drop_duplicates().itertuples(index=False)
     ]
     dice = metrics.score_columns(counts, ["dice"])["dice"]
     return counts.assign(dice=dice).merge(pd.concat(distances))[columns]
 
 
-def distance_to_training_mm(study: Study, split: str | None = None, fold: int = 0) -> np.ndarray:
+def distance_to_training_mm(slices: Slices, split: str | None = None, fold: int = 0) -> np.ndarray:
     """Return the distance of each slice to the nearest training slice of its case, in mm.
 
     (N,) float: 0 for a training slice, infinite if no slice of the case is a training slice. The
     distance between slices is read from the scan's header.
     """
-    table = preprocessing.slice_table(study)
-    train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
+    table = slices.table
+    train = slices.rows("train", split=split, fold=fold)
     is_trained = np.isin(np.arange(len(table)), train)
     distances = np.full(len(table), np.inf)
     for case, of_case in table.groupby("case"):
         numbers = of_case["slice"].to_numpy()
         trained = numbers[is_trained[of_case.index]]
         if len(trained):
-            mm = slicing.read_about(study.need("sliced_case", case=case))["mm"][0]
+            mm = slicing.read_about(slices.study.need("sliced_case", case=case))["mm"][0]
             distances[of_case.index] = mm * np.abs(numbers[:, None] - trained).min(axis=1)
     return distances
 
 
 def nearest_training_slices(
-    study: Study, split: str | None = None, fold: int = 0, most: int = 200
+    slices: Slices, split: str | None = None, fold: int = 0, most: int = 200
 ) -> pd.DataFrame:
     """Find the most similar training slice of each test slice with a lesion.
 
@@ -59,8 +59,8 @@ def nearest_training_slices(
 
     Parameters
     ----------
-    study : Study
-    split, fold : as for `preprocessing.subset_rows`
+    slices : Slices
+    split, fold : as for `Slices.rows`
     most : int
         If there are more test slices, at most this many are taken, at regular intervals.
 
@@ -69,10 +69,9 @@ def nearest_training_slices(
     DataFrame, one row a test slice, index its row in processed_data: case, patient, slice, and
     nearest, the row of the training slice
     """
-    table = preprocessing.slice_table(study)
-    (images,) = preprocessing.open_arrays(study, ["images"])
-    train = preprocessing.subset_rows(study, "train", split=split, fold=fold)
-    test = preprocessing.subset_rows(study, "test", split=split, fold=fold)
+    table, images = slices.table, slices.images
+    train = slices.rows("train", split=split, fold=fold)
+    test = slices.rows("test", split=split, fold=fold)
     has_lesion = table["lesion_pixels"].to_numpy()[test] > 0
     test = test[has_lesion] if has_lesion.any() else test
     test = test[:: -(-len(test) // most) or 1]

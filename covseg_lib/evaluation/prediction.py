@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +12,16 @@ import pandas as pd
 from skimage import measure
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, slicing
+from covseg_lib.data import slicing
+from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import metrics, tables
 from covseg_lib.settings import LESION_THRESHOLD
 from covseg_lib.study import Study
+from covseg_lib.training import run_folder
+from covseg_lib.training.run_folder import Postprocessing, RunFolder
 
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
-    from covseg_lib.training.models import Postprocessing, Run
+    from covseg_lib.training.models import Run
 
 SMALLEST_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # that validation chooses from
 ZOOMS = (1.0, 1.25, 1.5)
@@ -29,8 +32,8 @@ def predict_slices(run: Run, inputs: np.ndarray, batch_size: int = 16) -> np.nda
 
     For the report's recipe the inputs are standardised slices; for others see `batches.Inputs`.
     """
-    if run.postprocessing.mirror:
-        once = replace(run, postprocessing=replace(run.postprocessing, mirror=False))
+    if run.rules.mirror:
+        once = replace(run, state=replace(run.state, rules=replace(run.rules, mirror=False)))
         mirrored = predict_slices(once, inputs[:, :, ::-1], batch_size)[:, :, ::-1]
         return (predict_slices(once, inputs, batch_size) + mirrored) / 2
     count, batch_size = len(inputs), min(batch_size, len(inputs))
@@ -53,31 +56,47 @@ def _predict_batch(model, inputs):
     return ops.convert_to_numpy(predicted).astype(np.float32)
 
 
-def predict_study(run: Run, study: Study) -> np.ndarray:
-    """Predict the study's slices with a run; write and return the test slices' probabilities.
+def predict_study(run: Run, slices: Slices) -> np.ndarray:
+    """Predict a study's slices with a run, and return the test slices' probabilities.
 
     Writes predictions/<run>.npy, one entry for each test slice of the run, and
-    predictions/<run>.csv, the counts of pixels of each slice of all subsets, with the run's
-    `Postprocessing`. Raises ValueError if the run was trained on another processed_data, because
-    its test slices may have been training slices there.
+    predictions/<run>.csv, the counts of pixels of each slice of all subsets, with the run's rules.
+    If its present weights and rules have made these files already, they are read.
+
+    Raises
+    ------
+    ValueError
+        The run was trained on another processed_data, so its test slices may have been training
+        slices there; or it was trained again since it was read.
     """
     from covseg_lib.training import batches
 
-    _check_same_slices(run, study)
-    inputs, masks = batches.open_inputs(study, run.recipe)
-    table, counts = preprocessing.slice_table(study)[["case", "patient", "slice"]], []
-    for subset in ("train", "validation", "test"):
-        rows = _rows(study, run, subset)
-        probabilities = predict_slices(run, inputs[rows])
-        of_subset = table.loc[rows].assign(subset=subset)
-        predicted = study_masks(study, of_subset["case"], probabilities, run.postprocessing)
-        counts.append(metrics.add_counts(of_subset, masks[rows], predicted))
-    files.write_npy(study.path("prediction", run=run.recipe.run), probabilities)
-    files.write_csv(study.path("counts", run=run.recipe.run), pd.concat(counts))
+    _check_same_slices(run, slices)
+    study, recipe = slices.study, run.recipe
+    folder = RunFolder.of(study, recipe.run)
+    if run.state.checksum == folder.read().checksum and is_predicted(study, recipe.run):
+        return np.load(study.path("prediction", run=recipe.run))
+    with folder.making(run.state.checksum, "prediction", "counts"):
+        inputs = batches.open_inputs(recipe, slices)
+        masks = batches.true_masks(recipe, slices)
+        counts = []
+        for subset in ("train", "validation", "test"):
+            rows = _rows(slices, run, subset)
+            probabilities = predict_slices(run, inputs[rows])
+            table = slices.table.loc[rows, ["case", "patient", "slice"]].assign(subset=subset)
+            predicted = study_masks(study, table["case"], probabilities, run.rules)
+            counts.append(metrics.add_counts(table, masks[rows], predicted))
+        files.write_npy(study.path("prediction", run=recipe.run), probabilities)
+        files.write_csv(study.path("counts", run=recipe.run), pd.concat(counts))
     return probabilities
 
 
-def predict_lungs(run: Run, study: Study) -> np.ndarray:
+def is_predicted(study: Study, run: str) -> bool:
+    """Return whether a run's present weights and rules have made its predictions."""
+    return all(run_folder.is_current(study, name, run) for name in ("prediction", "counts"))
+
+
+def predict_lungs(run: Run, slices: Slices) -> np.ndarray:
     """Predict the lungs of all slices of a study with a lung model, and write the masks.
 
     They are (N, size, size, 1) uint8 in {0, 1}, for recipes with `lungs` = the model's name, and
@@ -85,36 +104,18 @@ def predict_lungs(run: Run, study: Study) -> np.ndarray:
     """
     from covseg_lib.training import batches
 
-    _check_same_slices(run, study)
-    inputs, _ = batches.open_inputs(study, run.recipe)
-    masks = (predict_slices(run, inputs[:]) >= run.postprocessing.threshold).astype(np.uint8)
-    files.write_npy(study.path("predicted_lungs", run=run.recipe.run), masks)
+    _check_same_slices(run, slices)
+    study, name = slices.study, run.recipe.run
+    with RunFolder.of(study, name).making(run.state.checksum, "predicted_lungs"):
+        inputs = batches.open_inputs(run.recipe, slices)
+        masks = (predict_slices(run, inputs[:]) >= run.rules.threshold).astype(np.uint8)
+        files.write_npy(study.path("predicted_lungs", run=name), masks)
     return masks
-
-
-def choose_postprocessing(run: Run, study: Study) -> Run:
-    """Choose the `Postprocessing` of a run by its validation patients.
-
-    The choice has the highest mean Dice over the validation cases. It is written to
-    models/<run>/postprocessing.json. Test slices play no part in it. A run with `selection` "none"
-    was trained on the validation patients too, so nothing is chosen here (`folds.choose_rules`
-    can): its predictions are averaged with those of the mirrored slices if its augmentation
-    mirrored slices.
-
-    Returns
-    -------
-    Run, with the `Postprocessing` that was chosen
-    """
-    if run.recipe.selection == "none":
-        rules = replace(run.postprocessing, mirror=run.recipe.augmentation)
-    else:
-        rules = best_rules(score_rules(run, study, "validation"))
-    return keep_rules(run, study, rules)
 
 
 def score_rules(
     run: Run,
-    study: Study,
+    slices: Slices,
     subset: str,
     mirrors: Sequence[bool] = (False, True),
     smallest_ml: Sequence[float] = SMALLEST_ML,
@@ -129,20 +130,21 @@ def score_rules(
     """
     from covseg_lib.training import batches, models
 
-    _check_same_slices(run, study)
-    rows = _rows(study, run, subset)
-    inputs, masks = batches.open_inputs(study, run.recipe)
-    table = preprocessing.slice_table(study)[["patient", "case"]].loc[rows]
-    seen, truth, scores = inputs[rows], masks[rows], {}
+    _check_same_slices(run, slices)
+    rows = _rows(slices, run, subset)
+    seen = batches.open_inputs(run.recipe, slices)[rows]
+    truth = batches.true_masks(run.recipe, slices)[rows]
+    table = slices.table.loc[rows, ["patient", "case"]]
+    scores = {}
     of_cases = table.groupby(["patient", "case"]).indices
     thresholds = sorted(tables.THRESHOLDS, key=lambda threshold: abs(threshold - LESION_THRESHOLD))
     for zoom, mirror in itertools.product(ZOOMS, mirrors):
-        rules = models.Postprocessing(mirror=mirror, zoom=zoom)
+        rules = Postprocessing(mirror=mirror, zoom=zoom)
         run = models.with_rules(run, rules)
         probabilities = predict_slices(run, seen)
         for threshold, smallest in itertools.product(thresholds, smallest_ml):
             rules = replace(rules, threshold=threshold, smallest_ml=smallest)
-            predicted = study_masks(study, table["case"], probabilities, rules)
+            predicted = study_masks(slices.study, table["case"], probabilities, rules)
             scores[rules] = [metrics.dice(truth[of], predicted[of]) for of in of_cases.values()]
     return pd.DataFrame(scores, index=pd.MultiIndex.from_tuples(of_cases, names=table.columns))
 
@@ -150,14 +152,6 @@ def score_rules(
 def best_rules(scores: pd.DataFrame) -> Postprocessing:
     """Return the `Postprocessing` with the highest mean of `score_rules`, of equals the first."""
     return scores.mean().round(6).idxmax()
-
-
-def keep_rules(run: Run, study: Study, rules: Postprocessing) -> Run:
-    """Write the `Postprocessing` of a run to its folder, and return the run with it."""
-    from covseg_lib.training import models
-
-    files.write_json(study.path("postprocessing", run=run.recipe.run), asdict(rules))
-    return models.with_rules(run, rules)
 
 
 def study_masks(
@@ -183,21 +177,20 @@ def drop_small(mask: np.ndarray, voxels: float) -> np.ndarray:
     return mask & (sizes >= voxels)[parts]
 
 
-def case_with_most_lesion(study: Study, run: Run) -> str:
+def case_with_most_lesion(slices: Slices, run: Run) -> str:
     """Return the name of the case with the most lesion in the test slices of a run."""
-    test = preprocessing.slice_table(study).loc[_rows(study, run, "test")]
+    test = slices.table.loc[_rows(slices, run, "test")]
     return test.groupby("case")["lesion_pixels"].sum().idxmax()
 
 
-def _rows(study, run, subset):
-    split, fold = run.recipe.split, run.recipe.fold
-    return preprocessing.subset_rows(study, subset, split=split, fold=fold)
+def _rows(slices, run, subset):
+    return slices.rows(subset, split=run.recipe.split, fold=run.recipe.fold)
 
 
-def _check_same_slices(run, study):
-    if run.recipe.preprocessing != files.read_json(study.need("preprocessing")):
+def _check_same_slices(run, slices):
+    if run.recipe.preprocessing != slices.about:
         raise ValueError(
             f"run {run.recipe.run} was trained on other slices than "
-            f"{study.path('preprocessing').parent} holds now: train it again, or make the slices "
-            "again with the settings in recipe.json"
+            f"{slices.study.path('preprocessing').parent} holds now: train it again, or make the "
+            "slices again with the settings in run.json"
         )

@@ -1,17 +1,18 @@
 """The report's numbers beside ours, one by one: reproduced, explained, or not, and why."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing
 from covseg_lib.data.cases import REPORT_CASES
+from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import metrics, statistics, tables
 from covseg_lib.study import Study
 from covseg_lib.training import callbacks
 from covseg_lib.training.models import Run
+from covseg_lib.training.run_folder import RunFolder
 
 COLUMNS = ("epochs", "first_epoch_s", "other_epochs_s", "total_s", "seen", "test")
 REPORT_TABLE = {  # the report's Table 2.1 and section 2.5: epochs, seconds, scores
@@ -39,7 +40,7 @@ class _Results:
     counts: pd.DataFrame
 
 
-def table_2_1(study: Study) -> pd.DataFrame:
+def table_2_1(slices: Slices) -> pd.DataFrame:
     """Return the report's Table 2.1 for our models, each with the metric it was compiled with.
 
     Returns
@@ -48,7 +49,7 @@ def table_2_1(study: Study) -> pd.DataFrame:
     score on training and validation slices together) and `test`, as fractions; each beside the
     report's number, `report_...`
     """
-    return _table_2_1(_read(study))
+    return _table_2_1(_read(slices))
 
 
 def training_costs(run: Run) -> pd.DataFrame:
@@ -58,7 +59,7 @@ def training_costs(run: Run) -> pd.DataFrame:
     return both.loc[["epochs", "first_epoch_s", "other_epochs_s", "total_s"]].astype(float).round(1)
 
 
-def compare_numbers(study: Study) -> pd.DataFrame:
+def compare_numbers(slices: Slices) -> pd.DataFrame:
     """Compare each number of the report with this study's.
 
     Returns
@@ -69,7 +70,7 @@ def compare_numbers(study: Study) -> pd.DataFrame:
     own other numbers), "not reproduced", or "not comparable" (of other slices, another split or
     another machine).
     """
-    results = _read(study)
+    results = _read(slices)
     table = _table_2_1(results)
     rows = [
         *_slice_numbers(results),
@@ -92,15 +93,15 @@ def compare_losses(study: Study) -> pd.DataFrame:
     rows = []
     for run, other in itertools.combinations(recipes, 2):
         first, second = recipes[run], recipes[other]
-        names = {"run": "", "objective": "", "model": ""}
-        metrics_of_pair = (first["objective"], second["objective"])
-        if first | names == second | names and "dice" not in metrics_of_pair:
+        same_but_for_names = replace(
+            second, run=first.run, model=first.model, objective=first.objective
+        )
+        if first == same_but_for_names and "dice" not in (first.objective, second.objective):
             history, other_history = histories[run], histories[other]
-            selection = first["selection"]
-            kept = callbacks.best_epoch(history, first["objective"], selection)
-            other_kept = callbacks.best_epoch(other_history, second["objective"], selection)
+            kept = callbacks.best_epoch(history, first.objective, first.selection)
+            other_kept = callbacks.best_epoch(other_history, second.objective, first.selection)
             difference = float((history["loss"] - other_history["loss"]).abs().max())
-            rows.append((first["split"], first["fold"], run, other, kept, other_kept, difference))
+            rows.append((first.split, first.fold, run, other, kept, other_kept, difference))
     columns = ["split", "fold", "run", "other", "epoch_kept", "other_kept"]
     return pd.DataFrame(rows, columns=[*columns, "largest_loss_difference"])
 
@@ -110,18 +111,18 @@ def is_report_data(slices: pd.DataFrame) -> bool:
     return set(slices["case"]) == set(REPORT_CASES) and len(slices) == REPORT_SLICES["used"]
 
 
-def _read(study):
+def _read(slices):
+    study = slices.study
     runs = tables.compared_runs(study)
     recipes = {}
-    for recipe in sorted(runs.values(), key=lambda recipe: recipe["fold"]):
-        recipes.setdefault((recipe["split"], recipe["model"]), recipe)
-    timings = {key: _timing(study, recipe) for key, recipe in recipes.items()}
+    timings = {}
+    for run, recipe in sorted(runs.items(), key=lambda item: item[1].fold):
+        key = recipe.split, recipe.model
+        if key not in recipes:
+            recipes[key] = recipe
+            timings[key] = RunFolder.of(study, run).read().timing
     counts = tables.pixel_counts(study, ("train", "validation", "test"), runs)
-    return _Results(preprocessing.slice_table(study), recipes, timings, counts)
-
-
-def _timing(study, recipe):
-    return files.read_json(study.need("timing", run=recipe["run"]))
+    return _Results(slices.table, recipes, timings, counts)
 
 
 def _table_2_1(results):
@@ -132,8 +133,9 @@ def _table_2_1(results):
     rows = {}
     report_split_first = sorted(results.recipes, key=lambda key: key[0], reverse=True)
     for key in report_split_first:
-        recipe, metric = results.recipes[key], results.recipes[key]["objective"]
-        ours = results.timings[key] | {"epochs": recipe["epochs"]}
+        recipe = results.recipes[key]
+        metric = recipe.objective
+        ours = results.timings[key] | {"epochs": recipe.epochs}
         for name, counts in pooled.items():
             ours[name] = float(metrics.score_from_counts(metric, *counts.loc[key]))
         row = {"metric": metric}

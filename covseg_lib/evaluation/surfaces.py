@@ -10,11 +10,11 @@ import pandas as pd
 import surface_distance
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, slicing
+from covseg_lib.data import slicing
+from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import prediction, tables
 from covseg_lib.images import resizing
-from covseg_lib.study import Study
-from covseg_lib.training import models
+from covseg_lib.training.run_folder import RunFolder, need_current
 
 TOLERANCE_MM = 3.0  # for infections, as the authors of the data use it (Ma et al., 2021)
 
@@ -47,7 +47,7 @@ def surface_scores(
     return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))
 
 
-def surface_table(study: Study) -> pd.DataFrame:
+def surface_table(slices: Slices) -> pd.DataFrame:
     """Score every model on each whole case that it was tested on, at the sliced case's size.
 
     Returns
@@ -55,18 +55,18 @@ def surface_table(study: Study) -> pd.DataFrame:
     DataFrame, index (split, model, case): nsd, hd95_mm (see `surface_scores`), true_ml,
     predicted_ml and error_ml
     """
-    table, rows = preprocessing.slice_table(study), []
+    study = slices.study
+    rows = []
     for run, recipe in tables.compared_runs(study).items():
-        split = recipe["split"]
-        if split == "slice":
+        if recipe.split == "slice":
             continue
-        test = preprocessing.subset_rows(study, "test", split=split, fold=recipe["fold"])
-        tested = table.loc[test].assign(row=np.arange(len(test)))
-        probabilities = np.load(study.need("prediction", run=run), mmap_mode="r")
-        rules = models.read_postprocessing(study.path("recipe", run=run).parent)
+        test = slices.rows("test", split=recipe.split, fold=recipe.fold)
+        tested = slices.table.loc[test].assign(row=np.arange(len(test)))
+        probabilities = np.load(need_current(study, "prediction", run), mmap_mode="r")
+        rules = RunFolder.of(study, run).read().rules
         for case, of_case in tested.groupby("case", sort=False):
             scores = _score_case(study, case, probabilities[of_case["row"]], rules)
-            rows.append((split, recipe["model"], case, *scores))
+            rows.append((recipe.split, recipe.model, case, *scores))
     columns = ["split", "model", "case", "nsd", "hd95_mm", "true_ml", "predicted_ml", "error_ml"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 

@@ -54,7 +54,7 @@ def split_bars(table: pd.DataFrame, subsets: dict[str, np.ndarray]) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame, from `preprocessing.slice_table`: one row a slice, with a column patient
+    table : DataFrame, as `Slices.table`: one row a slice, with a column patient
     subsets : {split: (n,) subset of each slice}
     """
     patients = table["patient"].unique()

@@ -10,105 +10,107 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from covseg_lib import files
-from covseg_lib.data import preprocessing, splits
+from covseg_lib.data import splits
+from covseg_lib.data.slices import Slices, slice_names
 from covseg_lib.evaluation import metrics, prediction
 from covseg_lib.plots.charts import SUBSET_COLOURS
 from covseg_lib.plots.slice_plots import error_maps, method_masks, overlays, slider
 from covseg_lib.settings import LESION_THRESHOLD
-from covseg_lib.study import Study
 from covseg_lib.training import batches, callbacks
-from covseg_lib.training.models import Run, read_postprocessing
+from covseg_lib.training.models import Run
 from covseg_lib.training.objectives import OBJECTIVES
 from covseg_lib.training.recipes import Recipe, run_name
+from covseg_lib.training.run_folder import RunFolder, need_current
 
 MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 
 
-def representative_runs(study: Study, runs: dict[str, Run]) -> list[str]:
+def representative_runs(slices: Slices, runs: dict[str, Run]) -> list[str]:
     """Return names of at most `MAX_MODELS` runs, one a model, all tested on the same slices.
 
     They are runs of the study's split, or of the other if it has none, and of the lowest fold. Of
     several runs with the same predicted masks the first one is taken.
     """
     recipes = {name: run.recipe for name, run in runs.items()}
-    split = study.settings()["split"]
+    split = slices.study.settings()["split"]
     recipes = {name: made for name, made in recipes.items() if made.split == split} or recipes
     fold = min(recipe.fold for recipe in recipes.values())
     masks: dict[str, np.ndarray] = {}
     for name, recipe in recipes.items():
         if recipe.fold == fold and len(masks) < MAX_MODELS:
-            found = _test_slices(study, name)[-1]
+            found = _test_slices(slices, name)[-1]
             if not any(np.array_equal(found, other) for other in masks.values()):
                 masks[name] = found
     return list(masks)
 
 
-def run_overlays(study: Study, run: str, count: int = 4) -> Figure:
+def run_overlays(slices: Slices, run: str, count: int = 4) -> Figure:
     """Show test slices of a run with large lesions, as Figures 2.8 to 2.10.
 
     Each case first gives its slice with the most lesion; only if the cases are fewer than `count`,
     their other slices follow.
     """
-    table, images, masks, found = _test_slices(study, run)
+    table, images, masks, found = _test_slices(slices, run)
     cases, sizes = table["case"].to_numpy(), masks.sum(axis=(1, 2), dtype=int)
     order = np.argsort(-sizes, kind="stable")
     _, largest = np.unique(cases[order], return_index=True)  # of each case
     rows = order[[*sorted(largest), *sorted(set(range(len(order))) - set(largest))]][:count]
-    titles = preprocessing.slice_names(table.iloc[rows])
+    titles = slice_names(table.iloc[rows])
     return overlays(images[rows], found[rows], masks[rows], titles, f"{run} model: large lesions")
 
 
-def best_to_worst(study: Study, run: str, count: int = 4) -> Figure:
+def best_to_worst(slices: Slices, run: str, count: int = 4) -> Figure:
     """Show the test slices with lesions of a run's best, middle and worst Dice, `count` of each."""
-    table, images, masks, found = _test_slices(study, run)
+    table, images, masks, found = _test_slices(slices, run)
     dice = metrics.score_from_counts("dice", *metrics.counts_by_slice(masks, found).T)
     order = np.argsort(-dice, kind="stable")
     has_lesion = masks.any(axis=(1, 2))[order]
     order = order[has_lesion] if has_lesion.any() else order  # all, if none has a lesion
     middle = max(len(order) // 2 - count // 2, 0)
     rows = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-    names = preprocessing.slice_names(table)
+    names = slice_names(table)
     titles = [f"{names[row]}\nDice {dice[row]:.2f}" for row in rows]
     heading = f"{run} model: best, middle and worst test slices with lesions"
     return error_maps(images[rows], found[rows], masks[rows], titles, heading)
 
 
-def compare_on_case(study: Study, models: Sequence[str], case: str, count: int = 4) -> Figure:
+def compare_on_case(slices: Slices, models: Sequence[str], case: str, count: int = 4) -> Figure:
     """Show the errors of several models on a held-out case, on the slices with most lesion.
 
     Each model has a row, with the Dice of the whole case; its run is that of the case's fold.
     """
-    listed = preprocessing.slice_table(study).set_index("case")
+    listed = slices.table.set_index("case")
     fold = int(listed.loc[case, "patient_fold"].iloc[0])
     pictures, predicted, true, titles = [], [], [], []
     for model in models:
-        table, images, masks, found = _test_slices(study, run_name(model, fold))
+        table, images, masks, found = _test_slices(slices, run_name(model, fold))
         rows = np.flatnonzero(table["case"] == case)
         dice = metrics.dice(masks[rows], found[rows])
         rows = rows[np.argsort(masks[rows].sum(axis=(1, 2)))[::-1][:count]]
         pictures.extend(images[rows])
         predicted.extend(found[rows])
         true.extend(masks[rows])
-        names = preprocessing.slice_names(table.iloc[rows])
+        names = slice_names(table.iloc[rows])
         titles += [f"{model}, Dice {dice:.2f}\n{name}" for name in names]
     return error_maps(pictures, predicted, true, titles)
 
 
-def case_slider(study: Study, run: Run, frames: int = 40) -> str:
+def case_slider(slices: Slices, run: Run, frames: int = 40) -> str:
     """Return a slider (HTML) through the test case with the most lesion, predicted by a run.
 
     If the case has more than `frames` slices, some are skipped, at regular intervals.
     """
-    table, recipe = preprocessing.slice_table(study), run.recipe
+    table, recipe = slices.table, run.recipe
     subset = splits.subsets(table, recipe.split, recipe.fold)
-    rows = np.flatnonzero(table["case"] == prediction.case_with_most_lesion(study, run))
-    probabilities = prediction.predict_slices(run, batches.open_inputs(study, recipe)[0][rows])
-    found = prediction.study_masks(study, table["case"][rows], probabilities, run.postprocessing)
+    rows = np.flatnonzero(table["case"] == prediction.case_with_most_lesion(slices, run))
+    probabilities = prediction.predict_slices(run, batches.open_inputs(recipe, slices)[rows])
+    found = prediction.study_masks(slices.study, table["case"][rows], probabilities, run.rules)
     shown = slice(None, None, math.ceil(len(rows) / frames))
-    rows, found = rows[shown], found[shown, ..., 0]
-    images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    names = preprocessing.slice_names(table)
+    rows = rows[shown]
+    found = found[shown, ..., 0]
+    images = slices.images[rows, ..., 0]
+    masks = slices.masks[rows, ..., 0]
+    names = slices.names()
     titles = [f"{recipe.run} model, {names[row]}\n({subset[row]} slice)" for row in rows]
     return slider(images, found, masks, titles)
 
@@ -146,22 +148,18 @@ class LivePredictions(keras.callbacks.Callback):
 
     Parameters
     ----------
-    study : Study
+    slices : Slices
     recipe : Recipe
         Of the run that is trained.
     every : int
         Epochs between two figures; 0 draws none.
     """
 
-    def __init__(self, study: Study, recipe: Recipe, every: int):
+    def __init__(self, slices: Slices, recipe: Recipe, every: int):
         super().__init__()
+        self.slices = slices
+        self.recipe = recipe
         self.every = every
-        split, fold = recipe.split, recipe.fold
-        rows = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
-        inputs, masks = batches.open_inputs(study, recipe)
-        most_lesion = rows[np.sum(masks[rows], axis=(1, 2, 3)).argmax()]
-        self.input, self.mask = inputs[[most_lesion]], masks[most_lesion, ..., 0]
-        self.image = inputs.images[most_lesion, ..., 0]
         self.predicted: dict[str, np.ndarray] = {}
         self.display: Any = None
 
@@ -171,6 +169,8 @@ class LivePredictions(keras.callbacks.Callback):
             return
         from IPython.display import display
 
+        if not self.predicted:
+            self._choose_slice()
         probabilities = np.asarray(self.model.predict_on_batch(self.input))[0, ..., 0]
         self.predicted[f"epoch {epoch + 1}"] = probabilities >= LESION_THRESHOLD
         first, *others = self.predicted.items()
@@ -180,14 +180,21 @@ class LivePredictions(keras.callbacks.Callback):
         else:
             self.display = display(figure, display_id=True)
 
+    def _choose_slice(self):
+        """Take the validation slice with the most lesion."""
+        masks = batches.true_masks(self.recipe, self.slices)
+        rows = self.slices.rows("validation", split=self.recipe.split, fold=self.recipe.fold)
+        row = rows[np.sum(masks[rows], axis=(1, 2, 3)).argmax()]
+        self.input = batches.open_inputs(self.recipe, self.slices)[[row]]
+        self.image = self.slices.images[row, ..., 0]
+        self.mask = masks[row, ..., 0]
 
-def _test_slices(study, run):
+
+def _test_slices(slices, run):
     """Return the table, images, true and predicted masks (n, size, size) of a run's test slices."""
-    recipe = files.read_json(study.need("recipe", run=run))
-    rows = preprocessing.subset_rows(study, "test", split=recipe["split"], fold=recipe["fold"])
-    images, masks = (array[rows, ..., 0] for array in preprocessing.open_arrays(study))
-    table = preprocessing.slice_table(study).loc[rows]
-    rules = read_postprocessing(study.path("recipe", run=run).parent)
-    probabilities = np.load(study.need("prediction", run=run))
-    found = prediction.study_masks(study, table["case"], probabilities, rules)
-    return table, images, masks, found[..., 0]
+    state = RunFolder.of(slices.study, run).read()
+    rows = slices.rows("test", split=state.recipe.split, fold=state.recipe.fold)
+    table = slices.table.loc[rows]
+    probabilities = np.load(need_current(slices.study, "prediction", run))
+    found = prediction.study_masks(slices.study, table["case"], probabilities, state.rules)
+    return table, slices.images[rows, ..., 0], slices.masks[rows, ..., 0], found[..., 0]

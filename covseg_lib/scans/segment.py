@@ -17,7 +17,7 @@ from covseg_lib.images import geometry, intensities, nifti, resizing, volumes
 from covseg_lib.scans.segmenters import Segmenter
 from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.training import batches
-from covseg_lib.training.models import Postprocessing
+from covseg_lib.training.run_folder import Postprocessing
 
 BATCH = 8  # slices that are predicted at a time
 LUNGS_ML = (1000, 10_000)  # of an adult, with a margin
@@ -87,7 +87,7 @@ def segment_scan(
     ]
     lung_mask = scan.lung_mask(segmenter.lung_runs[0])
     levels = predict_levels(segmenter, inputs, scan.header, scan.path.name)
-    mask = levels_to_mask(levels, segmenter.postprocessing, geometry.voxel_ml(scan.header))
+    mask = levels_to_mask(levels, segmenter.rules, geometry.voxel_ml(scan.header))
     if lungs is None:  # a lung model leaves out dense lesions
         lung_mask |= mask.view(bool)
     warnings = nifti.misnamed(scan.path)
@@ -126,7 +126,7 @@ class _Scan:
             if self.lung_path:
                 whole = volumes.read_lung_mask(self.lung_path, self.header, step)
             else:
-                whole = self.predicted_lungs(lung_run) >= lung_run.postprocessing.threshold
+                whole = self.predicted_lungs(lung_run) >= lung_run.rules.threshold
             lungs = np.stack([resizing.resize_mask(mask, size) for mask in whole])[..., None]
         return batches.make_inputs(run.recipe, images, np.full(len(images), self.path.name), lungs)
 
@@ -141,7 +141,7 @@ class _Scan:
         """Return the lungs at the scan's size, (S, H, W) bool."""
         if self.given_lungs is not None:
             return self.given_lungs
-        step, threshold = run.recipe.preprocessing["step"], run.postprocessing.threshold
+        step, threshold = run.recipe.preprocessing["step"], run.rules.threshold
         found = self.predicted_lungs(run)
         return np.stack([to_scan(image, self.header, step) >= threshold for image in found])
 
@@ -229,7 +229,7 @@ def unlike_training(
     made_with = segmenter.runs[0].recipe.preprocessing
     found = geometry.doubts(header) + intensities.unusual_slope(header)
     mean = float(images.mean())  # 0 is the mean of the training scans, 1 their deviation
-    low, high = made_with.get("case_means", (-np.inf, np.inf))  # version 0.1 has none
+    low, high = made_with["case_means"]
     margin = max((high - low) / 2, LEAST_MARGIN)
     if not low - margin <= mean <= high + margin:
         found.append(

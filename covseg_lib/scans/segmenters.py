@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +11,12 @@ import h5py  # Keras needs it as well
 import numpy as np
 
 from covseg_lib import files
-from covseg_lib.study import LAYOUT
-from covseg_lib.training import models
-from covseg_lib.training.models import Postprocessing, Run
+from covseg_lib.training import models, run_folder
+from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import run_name
+from covseg_lib.training.run_folder import Postprocessing, RunFolder
 
-SHIPPED_LUNGS = models.SHIPPED.with_name("final_lungs")
-CHECKSUMS = "checksums.json"
+SHIPPED_LUNGS = run_folder.SHIPPED.with_name("final_lungs")
 SMALL = 4096  # numbers
 
 
@@ -28,12 +26,12 @@ class Segmenter:
 
     runs : the runs, trained on slices of the same size
     lung_runs : a lung model for each run; it is not used for a scan that has a lung mask
-    postprocessing : how the averaged probabilities become a mask
+    rules : how the averaged probabilities become a mask
     """
 
     runs: tuple[Run, ...]
     lung_runs: tuple[Run, ...]
-    postprocessing: Postprocessing
+    rules: Postprocessing
 
     @property
     def name(self) -> str:
@@ -58,7 +56,7 @@ def read_segmenter(
         A run that has lungs as a channel uses its own lung model, from the folder beside it;
         others use the lung model that ships.
     threshold, smallest_ml, mirror : optional
-        Replace what was chosen for the runs, see `models.Postprocessing`. Default: the mean
+        Replace what was chosen for the runs, see `run_folder.Postprocessing`. Default: the mean
         threshold and smallest lesion of the runs, and mirror averaging where a run has it.
 
     Raises
@@ -69,10 +67,10 @@ def read_segmenter(
         A run is damaged, is a lung model, is given twice, or differs from the others in the size of
         its slices; or a number is out of its range.
     """
-    folders = [models.run_folder(folder) for folder in folders] or [models.SHIPPED]
+    folders = [run_folder.locate(folder) for folder in folders or [run_folder.SHIPPED]]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is given twice: expected different runs")
-    runs = [_read_checked(folder) for folder in folders]
+    runs = [models.read_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         if run.recipe.target == "lungs":
             raise ValueError(f"{folder} is a lung model: expected a run that segments lesions")
@@ -82,8 +80,7 @@ def read_segmenter(
                 f"{_slices(run)}: an ensemble needs runs of the same slices"
             )
     if mirror is not None:
-        of_run = [replace(run.postprocessing, mirror=mirror) for run in runs]
-        runs = [replace(run, postprocessing=one) for run, one in zip(runs, of_run, strict=True)]
+        runs = [models.with_rules(run, replace(run.rules, mirror=mirror)) for run in runs]
     lung_runs: dict[Path, Run] = {}
     of_runs = []
     for folder, run in zip(folders, runs, strict=True):
@@ -94,14 +91,14 @@ def read_segmenter(
                 "(notebook 08 makes it)"
             )
         if place not in lung_runs:
-            lung_runs[place] = _read_checked(place)
+            lung_runs[place] = models.read_run(place)
         of_runs.append(lung_runs[place])
     return Segmenter(tuple(runs), tuple(of_runs), _shared_rules(runs, threshold, smallest_ml))
 
 
 def _shared_rules(runs, threshold, smallest_ml):
     """Return the `Postprocessing` of averaged probabilities."""
-    rules = [run.postprocessing for run in runs]
+    rules = [run.rules for run in runs]
     if threshold is None:
         threshold = float(np.mean([one.threshold for one in rules]))
     if smallest_ml is None:
@@ -128,41 +125,23 @@ def _lung_folder(folder, run):
     return folder.resolve().parent / run_name(run.recipe.lungs, run.recipe.fold)
 
 
-def _read_checked(folder):
-    """Return the run in a folder; ValueError if a file differs from its checksum."""
-    path = folder / CHECKSUMS
-    for name, expected in (files.read_json(path) if path.exists() else {}).items():
-        file = folder / name
-        if not file.exists() or _sha256(file) != expected:
-            raise ValueError(
-                f"{file} is missing or differs from its checksum in {path.name}: copy the folder "
-                "again; for the model that ships, install covseg again"
-            )
-    return models.read_run(folder)
-
-
 def export_run(source: Path, target: Path) -> Path:
     """Copy the folder of a finished run without its backups, with weights as float16.
 
-    The copy has half the size or less, and a file checksums.json. Returns `target`. Raises
-    FileNotFoundError or ValueError as `models.read_run`, and if `target` exists.
+    The copy has half the size or less. Returns `target`. Raises FileNotFoundError or ValueError as
+    `models.read_run`, and if `target` exists.
     """
     run = models.read_run(source)
     if target.exists():
         raise ValueError(f"{target} exists: choose another folder, or remove it first")
-    parts = ("recipe", "history", "timing", "postprocessing")
-    names = [Path(LAYOUT[part][0]).name for part in parts]
-    names = [name for name in names if (source / name).exists()]
-    for name in names:
-        files.write_bytes(target / name, (source / name).read_bytes())
-    weights = Path(LAYOUT["weights"][0]).name
-    with files.atomic(target / weights) as temporary:
+    copy = RunFolder(target)
+    with files.atomic(copy.file("weights")) as temporary:
         small = models.build_model(run.recipe, "float16")
         small.set_weights(run.model.get_weights())
         small.save_weights(temporary)
         _compress(temporary)
-    sums = {name: _sha256(target / name) for name in [*names, weights]}
-    files.write_json(target / CHECKSUMS, sums)
+    files.write_csv(copy.file("history"), run.history)
+    copy.write(replace(run.state, weights=run_folder.sha256(copy.file("weights")), made={}))
     return target
 
 
@@ -179,7 +158,3 @@ def _compress(path):
 
         after.attrs.update(before.attrs)
         before.visititems(copy)
-
-
-def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()

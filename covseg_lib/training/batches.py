@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import Slices
 from covseg_lib.images import resizing
-from covseg_lib.study import Study
 from covseg_lib.training import devices
 from covseg_lib.training.augmentation import Augmentation
 from covseg_lib.training.recipes import Recipe, run_name
+from covseg_lib.training.run_folder import RunFolder, need_current
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Batches(keras.utils.PyDataset):
     rows : (n,) int array, the rows to use
     batch_size : int
     seed : int
-    shares : (devices, process, processes)
-        Several devices share a batch: it is filled up to a multiple of their number, by slices of
-        its own. Of several processes that train together, each gets its part.
+    full : bool
+        Whether the last batch is filled up by slices of its own. XLA compiles the network again for
+        each size of a batch.
     draw : function of a numpy.random.Generator, optional
         Returns the rows of an epoch. Default: all rows, shuffled.
     augmentation : Augmentation, optional
@@ -92,7 +92,7 @@ class Batches(keras.utils.PyDataset):
     Examples
     --------
     >>> images = np.zeros((9, 4, 4, 1), np.float32)
-    >>> batches = Batches(images, images, np.array([8, 1, 5]), 2, seed=0, shares=(2, 0, 1))
+    >>> batches = Batches(images, images, np.array([8, 1, 5]), 2, seed=0, full=True)
     >>> [len(batches[number][0]) for number in range(len(batches))]
     [2, 2]
     """
@@ -104,7 +104,7 @@ class Batches(keras.utils.PyDataset):
         rows: np.ndarray,
         batch_size: int,
         seed: int,
-        shares: tuple[int, int, int] = (1, 0, 1),
+        full: bool = False,
         draw: Callable[[np.random.Generator], np.ndarray] | None = None,
         augmentation: Augmentation | None = None,
     ):
@@ -112,20 +112,24 @@ class Batches(keras.utils.PyDataset):
         # and a training would begin with batches of another epoch
         two = augmentation and keras.backend.backend() == "tensorflow"
         super().__init__(workers=2 if two else 1)
-        self.images, self.masks, self.rows = images, masks, rows
-        self.batch_size, self.seed, self.shares = batch_size, seed, shares
+        self.images = images
+        self.masks = masks
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.full = full
         self.draw = draw or (lambda rng: rng.permutation(rows))
         self.augmentation = augmentation
         self.shuffle(0)
 
     def shuffle(self, epoch: int) -> None:
         """Shuffle the slices for an epoch, counted from 0."""
-        devices, process, processes = self.shares
-        self.epoch, rows = epoch, self.draw(np.random.default_rng((self.seed, epoch)))
+        self.epoch = epoch
+        rows = self.draw(np.random.default_rng((self.seed, epoch)))
         starts = range(0, len(rows), self.batch_size)
-        batches = [rows[start : start + self.batch_size] for start in starts]
-        filled = [np.resize(batch, -(-len(batch) // devices) * devices) for batch in batches]
-        self.batches = [np.split(batch, processes)[process] for batch in filled]
+        self.batches = [rows[start : start + self.batch_size] for start in starts]
+        if self.full:
+            self.batches[-1] = np.resize(self.batches[-1], self.batch_size)
 
     def __len__(self):
         return len(self.batches)
@@ -135,7 +139,7 @@ class Batches(keras.utils.PyDataset):
         rows = self.batches[number]
         images, masks = self.images[rows], self.masks[rows]
         if self.augmentation:
-            seed = (self.seed, self.epoch, number, self.shares[1])
+            seed = (self.seed, self.epoch, number)
             images, masks = self.augmentation(images, masks, seed)
         return images, masks
 
@@ -147,9 +151,7 @@ class Batches(keras.utils.PyDataset):
         """
         if keras.backend.backend() != "tensorflow" or self.augmentation:
             return self
-        dataset = devices.tensorflow_dataset(self)
-        dataset.rows, dataset.images = self.rows, self.images  # the notebooks look at them
-        return dataset
+        return devices.tensorflow_dataset(self)
 
 
 def make_inputs(
@@ -167,56 +169,94 @@ def make_inputs(
     return Inputs(images, cases, scales, recipe.neighbours, lungs)
 
 
-def open_inputs(study: Study, recipe: Recipe) -> tuple[Inputs, np.ndarray]:
-    """Return the inputs of a study's slices, and their masks (N, size, size, 1) uint8.
+def lung_checksum(recipe: Recipe, slices: Slices) -> str:
+    """Return the checksum of the lung model whose masks a recipe uses; "" if it uses none.
+
+    Raises FileNotFoundError if there are no masks by the model's present weights.
+    """
+    if recipe.lungs in ("none", "given"):
+        return ""
+    run = run_name(recipe.lungs, recipe.fold)
+    need_current(slices.study, "predicted_lungs", run)
+    return RunFolder.of(slices.study, run).read().checksum
+
+
+def open_inputs(recipe: Recipe, slices: Slices) -> Inputs:
+    """Return the inputs that a recipe asks for, of all slices.
+
+    They are kept for the next call with the same slices: filled lungs take seconds to compute.
 
     Raises FileNotFoundError if the recipe needs lung masks that the study does not have.
     """
-    target = "masks" if recipe.target == "lesions" else "lungs"
-    images, masks = preprocessing.open_arrays(study, ("images", target))
-    lungs = None
+    asked = (recipe.normalisation, recipe.neighbours, recipe.lungs, lung_checksum(recipe, slices))
+    if asked not in slices.inputs:
+        slices.inputs.clear()  # of another recipe
+        cases = slices.table["case"].to_numpy()
+        lungs = _open_lungs(recipe, slices)
+        slices.inputs[asked] = make_inputs(recipe, slices.images, cases, lungs)
+    return slices.inputs[asked]
+
+
+def _open_lungs(recipe, slices):
+    """Return the lung masks that a recipe uses, (N, size, size, 1) uint8; None if it uses none."""
+    if recipe.lungs == "none":
+        return None
     if recipe.lungs == "given":
-        lungs = preprocessing.open_arrays(study, ["lungs"])[0]
-    elif recipe.lungs != "none":
-        run = run_name(recipe.lungs, recipe.fold)
-        lungs = np.load(study.need("predicted_lungs", run=run), mmap_mode="r")
-    cases = preprocessing.slice_table(study)["case"].to_numpy()
-    return make_inputs(recipe, images, cases, lungs), masks
+        slices.study.need("lungs")
+        return slices.lungs
+    run = run_name(recipe.lungs, recipe.fold)
+    return np.load(need_current(slices.study, "predicted_lungs", run), mmap_mode="r")
 
 
-def make_batches(
-    study: Study, recipe: Recipe, shares: tuple[int, int, int] = (1, 0, 1)
-) -> tuple[Batches, Batches]:
-    """Return the training batches and the validation batches of a recipe.
+def true_masks(recipe: Recipe, slices: Slices) -> np.ndarray:
+    """Return the masks that a recipe learns, (N, size, size, 1) uint8: of lesions, or of lungs."""
+    if recipe.target == "lesions":
+        return slices.masks
+    if slices.lungs is None:
+        slices.study.need("lungs")  # raises
+    return slices.lungs  # type: ignore[return-value]
 
-    XLA compiles the network again for each size of a batch. Where it does, the last training batch
-    is filled up by slices of its own, and validation batches are all of one size, if possible.
+
+def training_batches(recipe: Recipe, slices: Slices) -> Batches:
+    """Return the training batches of a recipe."""
+    subsets = ("train",) if recipe.selection == "validation" else ("train", "validation")
+    rows = slices.rows(*subsets, split=recipe.split, fold=recipe.fold)
+    inputs, masks = _for_training(recipe, slices)
+    draw = None
+    if recipe.sampling == "balanced":
+        table = slices.table.loc[rows]
+        has_lesion = table["lesion_pixels"] > 0
+        draw = partial(balanced_rows, len(masks), rows, table["patient"], has_lesion)
+    augmentation = None
+    if recipe.augmentation:
+        landmarks = recipe.normalisation == "landmarks"
+        augmentation = Augmentation(inputs.lungs is not None, landmarks)
+    full = devices.compiles_each_size()
+    return Batches(inputs, masks, rows, recipe.batch_size, recipe.seed, full, draw, augmentation)
+
+
+def validation_batches(recipe: Recipe, slices: Slices) -> Batches:
+    """Return the validation batches of a recipe, in which each slice is once.
+
+    Where XLA compiles the network again for each size of a batch, they are all of one size, if
+    possible.
     """
-    inputs, masks = open_inputs(study, recipe)
+    rows = slices.rows("validation", split=recipe.split, fold=recipe.fold)
+    inputs, masks = _for_training(recipe, slices)
+    size = recipe.batch_size
+    if devices.compiles_each_size():
+        sizes = range(max(1, size // 2), size + 1)
+        size = max((n for n in sizes if len(rows) % n == 0), default=size)
+    return Batches(inputs, masks, rows, size, recipe.seed)
+
+
+def _for_training(recipe, slices):
+    """Return inputs and masks; where that is faster, in the memory of the GPU."""
+    inputs, masks = open_inputs(recipe, slices), true_masks(recipe, slices)
     if recipe.channels == 1 and not recipe.augmentation:
         inputs = replace(inputs, images=devices.on_device(inputs.images))
         masks = devices.on_device(masks)
-    split, fold = recipe.split, recipe.fold
-    subsets = ("train",) if recipe.selection == "validation" else ("train", "validation")
-    train = preprocessing.subset_rows(study, *subsets, split=split, fold=fold)
-    validation = preprocessing.subset_rows(study, "validation", split=split, fold=fold)
-    size, validation_size, train_shares = recipe.batch_size, recipe.batch_size, shares
-    if devices.compiles_each_size():
-        train_shares = (-(-size // shares[0]) * shares[0], *shares[1:])
-        sizes = range(max(1, size // 2), size + 1)
-        validation_size = max((n for n in sizes if len(validation) % n == 0), default=size)
-    draw = None
-    if recipe.sampling == "balanced":
-        table = preprocessing.slice_table(study).loc[train]
-        draw = partial(
-            balanced_rows, len(masks), train, table["patient"], table["lesion_pixels"] > 0
-        )
-    has_lungs, landmarks = inputs.lungs is not None, recipe.normalisation == "landmarks"
-    augmentation = Augmentation(has_lungs, landmarks) if recipe.augmentation else None
-    return (
-        Batches(inputs, masks, train, size, recipe.seed, train_shares, draw, augmentation),
-        Batches(inputs, masks, validation, validation_size, recipe.seed, shares),
-    )
+    return inputs, masks
 
 
 def balanced_rows(

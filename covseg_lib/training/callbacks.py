@@ -18,25 +18,28 @@ import pandas as pd
 
 from covseg_lib import files
 from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.run_folder import RunFolder
 
 WARM_UP = 0.1  # the part of the epochs in which the learning rate rises
 
 
 class History(keras.callbacks.Callback):
-    """Write metrics and seconds of each epoch to history.csv, and stop if the loss is NaN.
+    """Write metrics and seconds of each epoch to the run's folder, and stop if the loss is NaN.
 
     Parameters
     ----------
-    path : Path
+    folder : RunFolder
     rows : list of dict
         The epochs before this training, if it is resumed. New rows are added to this list.
     advice : str
         Ends the error message for a NaN loss.
     """
 
-    def __init__(self, path: Path, rows: list[dict], advice: str = ""):
+    def __init__(self, folder: RunFolder, rows: list[dict], advice: str = ""):
         super().__init__()
-        self.path, self.rows, self.advice = path, rows, advice
+        self.folder = folder
+        self.rows = rows
+        self.advice = advice
 
     def on_epoch_begin(self, epoch, logs=None):
         """Start the clock."""
@@ -51,14 +54,14 @@ class History(keras.callbacks.Callback):
                 f"the loss is {values['loss']} in epoch {epoch + 1}: the training has failed; "
                 f"backup and best weights are those of the epochs before. {self.advice}"
             )
-        study = self.path.parents[2]
+        study = self.folder.path.parents[1]
         if not study.is_dir():
             raise FileNotFoundError(
                 f"{study} disappeared during epoch {epoch + 1}: if it is on Drive, mount Drive "
                 "again; then run this again, it continues from the last backup"
             )
         self.rows.append({"epoch": epoch + 1} | values | {"seconds": seconds})
-        files.write_csv(self.path, pd.DataFrame(self.rows))
+        self.folder.epoch_done(self.rows)
 
 
 class BestWeights(keras.callbacks.ModelCheckpoint):
@@ -107,21 +110,21 @@ class Backup(keras.callbacks.Callback):
 
     Parameters
     ----------
-    folder : Path
+    folder : RunFolder
     rows : list of dict
         The history, which `History` extends.
-    best_weights : Path
-        The file of the best weights.
     every : int
         Epochs between two backups. The last epoch is always saved.
     """
 
-    def __init__(self, folder: Path, rows: list[dict], best_weights: Path, every: int = 1):
+    def __init__(self, folder: RunFolder, rows: list[dict], every: int = 1):
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"backup_every is {every!r}: expected a positive integer")
-        self.paths = [folder / "a.npz", folder / "b.npz"]
-        self.rows, self.best_weights, self.every = rows, best_weights, every
+        self.paths = [folder.file("backup") / "a.npz", folder.file("backup") / "b.npz"]
+        self.best_weights = folder.file("weights")
+        self.rows = rows
+        self.every = every
         self.arrays: dict[str, np.ndarray] = {}
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
@@ -141,11 +144,8 @@ class Backup(keras.callbacks.Callback):
                         content = {name: arrays[name] for name in arrays.files}
                 except Exception as error:  # many kinds, from zip and from NumPy
                     damaged.append(f"{path} is damaged ({error})")
-                    continue
-                if "best_weights" in content:
-                    found[path] = content
                 else:
-                    damaged.append(f"{path} is a backup of version 0.1")
+                    found[path] = content
         if damaged and not found:
             raise ValueError(
                 f"{'; '.join(damaged)}: the training cannot be resumed. The best weights are "

@@ -1,9 +1,7 @@
-"""The number format that suits the machine, and training on all of its GPUs."""
+"""The number format that suits the machine, and how its device is fed."""
 
 import contextlib
 import ctypes
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,92 +44,12 @@ def _has_fast_bfloat16(cpu_info=Path("/proc/cpuinfo")):
 
 
 def list_devices() -> list[str]:
-    """Return the devices that Keras trains on, as ["gpu:0", "gpu:1"]; with PyTorch, the first."""
+    """Return the devices that Keras finds, as ["gpu:0", "gpu:1"]; the first one trains."""
     if keras.backend.backend() == "torch":
         import torch
 
         return ["gpu:0" if torch.cuda.is_available() else "cpu:0"]
     return keras.distribution.list_devices()
-
-
-@contextlib.contextmanager
-def all_devices() -> Iterator[tuple[int, int, int]]:
-    """Build, compile and fit a model in such a block to train it on all devices of the machine.
-
-    Each batch is shared by the devices: with TensorFlow by tf.distribute.MirroredStrategy (soft
-    Dice is then computed for each device's part of a batch), with JAX by
-    keras.distribution.DataParallel. With one device the block changes nothing.
-
-    Yields
-    ------
-    (number of devices, index of this process, number of processes); a batch must be a multiple of
-    the first
-    """
-    names = tuple(list_devices())
-    if len(names) == 1:
-        scope = contextlib.nullcontext()
-    elif keras.backend.backend() == "jax":
-        scope = _jax_data_parallel(names).scope()
-    else:
-        scope = _tensorflow_mirrored(names).scope()
-    with scope:
-        yield len(names), *_jax_process()
-
-
-def _jax_process():
-    """Return index and number of the processes that keras.distribution.initialize joined."""
-    if keras.backend.backend() != "jax":
-        return 0, 1
-    import jax
-
-    return jax.process_index(), jax.process_count()
-
-
-@functools.cache
-def _jax_data_parallel(names):
-    return keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
-
-
-@functools.cache
-def _tensorflow_mirrored(names):
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(list(names))
-
-
-def make_adam(
-    learning_rate: float,
-    clipnorm: float,
-    policy: str = "float32",
-    weight_decay: float | None = None,
-) -> keras.optimizers.Optimizer:
-    """Return Adam that clips the gradient of all weights together to the length `clipnorm`.
-
-    With `weight_decay` it is AdamW. For mixed_float16 the loss is scaled, because small gradients
-    would become 0.
-    """
-    if keras.backend.backend() == "tensorflow" and len(list_devices()) > 1:
-        adam = _tensorflow_adam_for_replicas(learning_rate, clipnorm, weight_decay)
-    else:
-        adam = keras.optimizers.Adam(
-            learning_rate, global_clipnorm=clipnorm, weight_decay=weight_decay
-        )
-    return keras.optimizers.LossScaleOptimizer(adam) if policy == "mixed_float16" else adam
-
-
-def _tensorflow_adam_for_replicas(learning_rate, clipnorm, weight_decay):
-    """Return Adam for MirroredStrategy, where Keras' own would clip each device's gradient."""
-    import tensorflow as tf
-
-    class AdamForReplicas(keras.optimizers.Adam):
-        def apply(self, grads, trainable_variables=None):
-            replica = tf.distribute.get_replica_context()
-            whole, _ = tf.clip_by_global_norm(replica.all_reduce("sum", grads), clipnorm)
-            # Keras sums over the devices again
-            parts = [grad / replica.num_replicas_in_sync for grad in whole]
-            super().apply(parts, trainable_variables)
-
-    return AdamForReplicas(learning_rate, weight_decay=weight_decay)
 
 
 def compiles_each_size() -> bool:
@@ -140,12 +58,12 @@ def compiles_each_size() -> bool:
 
 
 def on_device(array: np.ndarray) -> Any:
-    """Return an array or memory map; for JAX with one GPU, a copy in the GPU's memory if it fits.
+    """Return an array or memory map; for JAX on a GPU, a copy in the GPU's memory if it fits.
 
     Then batches are taken there, and no pixels travel to the GPU during the training.
     """
-    alone = keras.backend.backend() == "jax" and len(list_devices()) == 1
-    if not alone or list_devices()[0].startswith("cpu") or array.nbytes > LARGEST_ON_DEVICE:
+    on_gpu = keras.backend.backend() == "jax" and not list_devices()[0].startswith("cpu")
+    if not on_gpu or array.nbytes > LARGEST_ON_DEVICE:
         return array
     return keras.ops.convert_to_tensor(array)
 

@@ -63,17 +63,12 @@ def soft_dice_loss(y_true, y_pred):
 
 
 def bce_dice_loss(y_true, y_pred):
-    """Return binary cross-entropy plus the soft Dice loss of the batch, with shape (1,).
+    """Return binary cross-entropy plus the soft Dice loss of the batch.
 
     Cross-entropy gives every pixel a gradient, soft Dice gives small lesions their weight.
     """
     entropy = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
-    return _soft_dice_of_batch(y_true, y_pred) + entropy
-
-
-def _soft_dice_of_batch(y_true, y_pred):
-    """Return the same with shape (1,): with several devices Keras needs a loss with a shape."""
-    return ops.reshape(soft_dice_loss(y_true, y_pred), (1,))
+    return soft_dice_loss(y_true, y_pred) + entropy
 
 
 class PooledMask(keras.metrics.Metric):
@@ -134,7 +129,7 @@ OBJECTIVES = {
     "accuracy": Objective("Accuracy", *BCE, lambda: keras.metrics.BinaryAccuracy(name="accuracy")),
     "iou": Objective("IoU", *BCE, lambda: PooledMask(_iou_from_sums, "iou")),
     "dice": Objective(
-        "Dice", "soft Dice loss", _soft_dice_of_batch, lambda: PooledMask(_dice_from_sums, "dice")
+        "Dice", "soft Dice loss", soft_dice_loss, lambda: PooledMask(_dice_from_sums, "dice")
     ),
 }
 

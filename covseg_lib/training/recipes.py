@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from covseg_lib import files
-from covseg_lib.data import preprocessing, splits
+from covseg_lib.data import splits
+from covseg_lib.data.slices import Slices
 from covseg_lib.settings import OBJECTIVE_NAMES, PRECISIONS
 from covseg_lib.study import Study
 
@@ -26,7 +27,7 @@ SWITCH_NAMES = (*SWITCHES, "neighbours", "lungs", "start_from")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result of a run; stored in recipe.json beside the weights.
+    """Everything that decides the result of a run; stored in run.json beside the weights.
 
     The report names Adam and the epochs. Batch size, learning rate and initialiser are ours, from
     trials on its 661 slices (128 px, 32 filters, slice split, mixed_bfloat16; Dice on validation
@@ -53,7 +54,7 @@ class Recipe:
     depth: int
     batch_size: int
     learning_rate: float
-    precision: str  # see `devices.dtype_policy`; timing.json has the policy that was used
+    precision: str  # see `devices.dtype_policy`; run.json has the policy that was used
     seed: int
     clipnorm: float = 0.1  # the gradient of all weights together is clipped to this length
     lesion_prior: float = 0.01
@@ -156,20 +157,6 @@ def run_name(model: str, fold: int) -> str:
     return f"{model}_fold{fold}" if fold else model
 
 
-def recipe_from_dict(fields: dict) -> Recipe:
-    """Return the recipe with the fields of a recipe.json; ValueError if they are not a recipe.
-
-    Version 0.1 did not store the name of the model: it is the run's name without the fold.
-    """
-    try:
-        model = fields["run"].removesuffix(run_name("", fields["fold"]))
-        return Recipe(**{"model": model} | fields)
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"recipe.json is not a recipe ({error}): copy the run again, or train it again"
-        ) from error
-
-
 def changed_fields(stored: Recipe, recipe: Recipe) -> str:
     """Return which fields differ in a stored recipe and another one, without epochs; "" if none."""
     before, now = (_flat(asdict(one) | {"epochs": None}) for one in (stored, recipe))
@@ -187,39 +174,11 @@ def _flat(fields):
     return flat
 
 
-def is_finished(recipe: Recipe, study: Study) -> bool:
-    """Return whether a run of this recipe has finished.
-
-    A run that a callback stopped early has finished too. Raises ValueError if the folder holds a
-    run of another recipe, or one that cannot be continued to the recipe's epochs.
-    """
-    names = ("recipe", "history", "timing", "backup")
-    paths = {name: study.path(name, run=recipe.run) for name in names}
-    if not paths["recipe"].exists():
-        return False
-    stored = recipe_from_dict(files.read_json(paths["recipe"]))
-    done = len(files.read_csv(paths["history"])) if paths["history"].exists() else 0
-    ended = paths["timing"].exists()
-    changed = changed_fields(stored, recipe)
-    if not changed and done > recipe.epochs:
-        changed = f"epochs {done}, now {recipe.epochs}"
-    to_continue = ended and done < recipe.epochs != stored.epochs
-    if not changed and to_continue and not any(paths["backup"].glob("*.npz")):
-        changed = f"epochs {done}, now {recipe.epochs}, and no {paths['backup']} to resume from"
-    if changed:
-        raise ValueError(
-            f"run {recipe.run} in {paths['recipe'].parent} was trained with another recipe: "
-            f'{changed}. Train this one beside it (RUN = "{recipe.run}_2"), or discard the old run '
-            "(RESUME = False; for a sweep, remove the folder)"
-        )
-    return ended and recipe.epochs in (done, stored.epochs)
-
-
-def check_lesions(study: Study, recipe: Recipe, log: Callable[[str], None] = print) -> None:
+def check_lesions(slices: Slices, recipe: Recipe, log: Callable[[str], None] = print) -> None:
     """Raise ValueError if no training slice has a lesion; warn if no validation slice has one."""
-    lesions = preprocessing.slice_table(study)["lesion_pixels"].to_numpy()
+    lesions = slices.table["lesion_pixels"].to_numpy()
     for subset in ("train", "validation"):
-        rows = preprocessing.subset_rows(study, subset, split=recipe.split, fold=recipe.fold)
+        rows = slices.rows(subset, split=recipe.split, fold=recipe.fold)
         if lesions[rows].any():
             continue
         if subset == "train":

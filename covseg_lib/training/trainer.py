@@ -1,45 +1,75 @@
-"""Training runs: a recipe becomes weights, history and timing in models/<run>/."""
+"""Training runs: a recipe becomes weights, history and run.json in models/<run>/."""
 
 import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 
-from covseg_lib import colab, files
-from covseg_lib.study import Study
-from covseg_lib.training import batches, devices, models, recipes
+from covseg_lib import colab
+from covseg_lib.data.slices import Slices
+from covseg_lib.training import batches, devices, models, recipes, run_folder
 from covseg_lib.training.callbacks import Backup, BestWeights, History, one_cycle
 from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import Recipe
+from covseg_lib.training.run_folder import RunFolder
 
 PATIENCE, HARDLY_ANY = 3, 1e-4  # epochs, and share of pixels, before the log warns of a collapse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """What `fit` needs to train a run.
 
-    batches, validation : datasets of (B, size, size, 1) slices and masks, see `Batches.for_fit`
+    recipe : Recipe
+    slices : Slices
     epoch : int, the epochs that are done already: `initial_epoch`
     callbacks : Keras callbacks that keep history, best weights and backups, and print the log
+    finished : bool, whether nothing is left to train
     """
 
-    batches: Any
-    validation: Any
+    recipe: Recipe
+    slices: Slices
     epoch: int
     callbacks: list[keras.callbacks.Callback]
+    finished: bool = False
+
+    # A run that has finished needs no batches, so they are made when they are first asked for.
+
+    @cached_property
+    def training_slices(self) -> batches.Batches:
+        """The training slices of the run, in batches."""
+        return batches.training_batches(self.recipe, self.slices)
+
+    @cached_property
+    def validation_slices(self) -> batches.Batches:
+        """The validation slices of the run, in batches."""
+        return batches.validation_batches(self.recipe, self.slices)
+
+    @cached_property
+    def batches(self) -> Any:
+        """The training slices for `fit`, see `Batches.for_fit`."""
+        return self.training_slices.for_fit()
+
+    @cached_property
+    def validation(self) -> Any:
+        """The validation slices for `fit`."""
+        return self.validation_slices.for_fit()
+
+    def shuffle(self, epoch: int, logs: dict | None = None) -> None:
+        """Shuffle the training slices for an epoch, counted from 0."""
+        self.training_slices.shuffle(epoch)
 
 
 @contextlib.contextmanager
 def open_training(
     recipe: Recipe,
-    study: Study,
+    slices: Slices,
     resume: bool = True,
     backup_every: int = 1,
     log: Callable[[str], None] = print,
@@ -53,8 +83,7 @@ def open_training(
     Parameters
     ----------
     recipe : Recipe
-    study : Study
-        With processed_data in it.
+    slices : Slices
     resume : bool
         False discards the run's folder and trains again.
     backup_every : int
@@ -70,58 +99,54 @@ def open_training(
     ------
     ValueError
         The folder holds a run of another recipe, or all its backups are damaged, or no training
-        slice has a lesion.
+        slice has a lesion, or the run starts from one that was trained on what is tested.
 
     Notes
     -----
     `fit` raises FloatingPointError for a NaN loss, and OSError if the study cannot be written.
     """
-    lock = study.path("models") / f".{recipe.run}.lock"
-    with (
-        files.locked(lock, f"training the run {recipe.run} of {study.root}"),
-        devices.all_devices() as shares,
-    ):
-        names = ("recipe", "history", "timing", "weights", "backup", "postprocessing")
-        paths = {name: study.path(name, run=recipe.run) for name in names}
+    folder = RunFolder.of(slices.study, recipe.run)
+    with folder.locked("training"):
         if not resume:
-            shutil.rmtree(paths["recipe"].parent, ignore_errors=True)
-        train, validation = batches.make_batches(study, recipe, shares)
+            shutil.rmtree(folder.path, ignore_errors=True)
         rows: list[dict] = []
-        backup = Backup(paths["backup"], rows, paths["weights"], backup_every)
-        if recipes.is_finished(recipe, study):
-            done = len(files.read_csv(paths["history"]))
+        backup = Backup(folder, rows, backup_every)
+        if is_trained(folder, recipe, slices):
+            done = folder.read().epochs_done
             log(f"run {recipe.run} has finished after {done} epochs: loaded, not trained again")
-            epoch, callbacks = recipe.epochs, []
-        else:
-            recipes.check_lesions(study, recipe, log)
-            if backup.load(log):
-                log(f"resuming run {recipe.run} after epoch {len(rows)} of {recipe.epochs}")
-            _start(recipe, paths, rows)
-            epoch, callbacks = len(rows), _callbacks(recipe, paths, rows, backup, log)
-            # a dataset cannot shuffle itself: Keras calls its on_epoch_end also when none has ended
-            shuffle = {"on_epoch_begin": lambda epoch, logs: train.shuffle(epoch)}
-            callbacks.append(keras.callbacks.LambdaCallback(**shuffle))
-            if recipe.optimizer == "adamw":
-                rate = functools.partial(one_cycle, recipe)
-                callbacks.append(keras.callbacks.LearningRateScheduler(rate))
+            yield Training(recipe, slices, recipe.epochs, [], finished=True)
+            return
+        recipes.check_lesions(slices, recipe, log)
+        seen = run_folder.trained_on(recipe, slices)
+        if backup.load(log):
+            log(f"resuming run {recipe.run} after epoch {len(rows)} of {recipe.epochs}")
+        folder.start(recipe, rows, seen, batches.lung_checksum(recipe, slices))
+        training = Training(recipe, slices, len(rows), [])
+        training.callbacks.extend(_callbacks(training, folder, rows, backup, log))
         try:
-            yield Training(train.for_fit(), validation.for_fit(), epoch, callbacks)
+            yield training
         finally:
             backup.writer.shutdown()  # waits; an error of it would hide the one of the training
 
 
-def _start(recipe, paths, rows):
-    """Write the recipe, and the history of a resumed run."""
-    files.remove_temporary_files(paths["recipe"].parent)
-    for name in ("timing", "postprocessing"):  # of the weights before
-        paths[name].unlink(missing_ok=True)
-    files.write_json(paths["recipe"], asdict(recipe))
-    if rows:
-        files.write_csv(paths["history"], pd.DataFrame(rows))
+def is_trained(folder: RunFolder, recipe: Recipe, slices: Slices) -> bool:
+    """Return whether a run has finished, by a recipe and with the present masks of its lung model.
+
+    Raises ValueError as `RunFolder.is_finished`, and if the lung model was trained again since.
+    """
+    finished = folder.is_finished(recipe)
+    if folder.exists() and folder.read().lungs != batches.lung_checksum(recipe, slices):
+        raise ValueError(
+            f"run {recipe.run} in {folder.path} was trained with other lung masks than "
+            f"{recipe.lungs} predicts now: train it again (RESUME = False; in notebook 08, remove "
+            "the folder)"
+        )
+    return finished
 
 
-def _callbacks(recipe, paths, rows, backup, log):
+def _callbacks(training, folder, rows, backup, log):
     """Return the callbacks of a run; their order matters: a backup holds what the others wrote."""
+    recipe = training.recipe
     metric = recipe.objective
     other_run = "with another RUN, or with RESUME = False"
     on_nan = (
@@ -133,33 +158,40 @@ def _callbacks(recipe, paths, rows, backup, log):
         f"{recipe.learning_rate:g}) or a larger BATCH_SIZE (now {recipe.batch_size}), {other_run}"
     )
     best = max((row[f"val_{metric}"] for row in rows), default=None)
-    return [
-        History(paths["history"], rows, on_nan),
-        BestWeights(paths["weights"], f"val_{metric}", best, recipe.selection == "none"),
+    of_last_epoch = recipe.selection == "none"
+    found = [
+        History(folder, rows, on_nan),
+        BestWeights(folder.file("weights"), f"val_{metric}", best, of_last_epoch),
         backup,
         ProgressLog(rows, metric, recipe.epochs, log, on_collapse),
-        keras.callbacks.LambdaCallback(on_train_end=lambda logs: _finish(recipe, paths, rows)),
+        keras.callbacks.LambdaCallback(
+            # a dataset cannot shuffle itself: Keras calls its on_epoch_end also when none has ended
+            on_epoch_begin=training.shuffle,
+            on_train_end=lambda logs: folder.finish(_timing(recipe, rows)),
+        ),
     ]
+    if recipe.optimizer == "adamw":
+        rate = functools.partial(one_cycle, recipe)
+        found.append(keras.callbacks.LearningRateScheduler(rate))
+    return found
 
 
-def _finish(recipe, paths, rows):
-    """Write timing.json, which marks a finished run."""
+def _timing(recipe, rows):
+    """Return how long a training took, and on what."""
     seconds = [row["seconds"] for row in rows]
-    timing = {
+    return {
         "first_epoch_s": round(seconds[0], 2),
         "other_epochs_s": round(float(np.median(seconds[1:] or seconds)), 2),
         "total_s": round(sum(seconds), 2),
         "device": colab.device(),
-        "devices": len(devices.list_devices()),
         "precision": devices.dtype_policy(recipe.precision),
         "backend": f"{keras.backend.backend()}, Keras {keras.__version__}",
     }
-    files.write_json(paths["timing"], timing)
 
 
 def train(
     recipe: Recipe,
-    study: Study,
+    slices: Slices,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     resume: bool = True,
     backup_every: int = 1,
@@ -173,11 +205,12 @@ def train(
     -------
     Run, with the weights of the best epoch: the first with the highest validation metric
     """
-    keras.utils.set_random_seed(recipe.seed)
-    with devices.all_devices():
+    with open_training(recipe, slices, resume, backup_every, log) as training:
+        if training.finished:
+            return models.load_run(slices.study, recipe.run)
+        keras.utils.set_random_seed(recipe.seed)
         model = models.compile_model(recipe)
         models.load_first_weights(model, recipe)
-    with open_training(recipe, study, resume, backup_every, log) as training:
         model.fit(
             training.batches,
             validation_data=training.validation,
@@ -187,7 +220,7 @@ def train(
             shuffle=False,  # the batches are shuffled by seed and epoch
             verbose=0,
         )
-    return models.load_run(study, recipe.run, model)
+    return models.load_run(slices.study, recipe.run, model)
 
 
 class ProgressLog(keras.callbacks.Callback):
