@@ -1,10 +1,6 @@
 """A training cut off at any moment goes on, and ends bit for bit where an undisturbed one ends."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -24,49 +20,6 @@ from covseg_lib.training import callbacks, devices, models, run_folder, trainer
 from covseg_lib.training.run_folder import RunFolder
 
 EPOCHS = 4
-KILLS = int(os.environ.get("COVSEG_KILLS", 1))  # `make test-all` kills it twenty times
-
-TRAINED = """
-import os, signal, sys
-from pathlib import Path
-from covseg_lib import files
-from covseg_lib.data.slices import open_slices
-from covseg_lib.training import batches, models, recipes, trainer
-from covseg_lib.study import Study
-root, moment, count = Path(sys.argv[1]), int(sys.argv[2]), 0
-
-def tick(half=None):
-    global count
-    count += 1
-    if count == moment:
-        if half:
-            half()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def at_every_touch(event, arguments):
-    if event in ("open", "os.rename", "os.remove", "os.mkdir") and "/models/" in str(arguments[0]):
-        tick()
-
-def ticking(function):
-    return lambda *arguments: (tick(), function(*arguments))[1]
-
-def overwrite(path, data):
-    tick(lambda: path.write_bytes(data[: len(data) // 2]))
-    whole(path, data)
-
-whole, files.overwrite = files.overwrite, overwrite
-batches.Batches.__getitem__ = ticking(batches.Batches.__getitem__)
-study = Study(root)
-recipe = recipes.Recipe(**files.read_json(root / "recipe.json"))
-sys.addaudithook(at_every_touch)
-trainer.train(recipe, open_slices(study), log=lambda line: None)
-print(count)
-"""
-
-
-def _train(root, project, moment=0):
-    command = [sys.executable, "-c", TRAINED, str(root), str(moment)]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True)
 
 
 def _outcome(study, name="dice"):
@@ -137,25 +90,6 @@ def cut_once(made_once, tmp_path_factory):
 @pytest.fixture
 def cut(cut_once, tmp_path):
     return Study(shutil.copytree(cut_once.root, tmp_path / "cut"))
-
-
-def test_killed_in_a_step_in_a_save_and_between(tiny_study, recipe, tmp_path, project):
-    files.write_json(tiny_study.root / "recipe.json", vars(recipe))
-    studies = {name: Study(tmp_path / name) for name in ("whole", "killed")}
-    shutil.copytree(tiny_study.root, studies["whole"].root)
-    moments = int(_train(studies["whole"].root, project).stdout)
-    wanted = _outcome(studies["whole"])
-    for moment in np.linspace(8, moments - 2, KILLS).astype(int):
-        root = studies["killed"].root
-        shutil.copytree(tiny_study.root, root)
-        assert _train(root, project, moment).returncode == -signal.SIGKILL, (
-            f"moment {moment} of {moments}"
-        )
-        done = _train(root, project)
-        assert done.returncode == 0, done.stderr
-        assert _same(_outcome(studies["killed"]), wanted), f"killed at moment {moment} of {moments}"
-        assert not list(root.rglob(".part-*"))
-        shutil.rmtree(root)
 
 
 def test_it_goes_on_after_the_last_backup(tiny_study, recipe):
@@ -456,3 +390,10 @@ def test_a_finished_run_opens_no_slices(finished, recipe, monkeypatch):
     slices = open_slices(finished)
     monkeypatch.setattr(trainer.batches, "open_inputs", None)
     assert trainer.train(recipe, slices).recipe == recipe
+
+
+def test_backups_of_an_unknown_recipe_are_refused(cut, recipe):
+    RunFolder.of(cut, "dice").file("run").unlink()
+    with pytest.raises(ValueError, match=r"backup holds backups, but .*run.json, .*is missing"):
+        trainer.train(replace(recipe, seed=1), open_slices(cut))
+    assert trainer.train(recipe, open_slices(cut), resume=False).state.epochs_done == EPOCHS

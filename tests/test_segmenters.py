@@ -32,7 +32,7 @@ def test_the_model_that_ships_is_complete_and_small():
     assert size < 5e6
     for part in ("final", "final_lungs"):
         state = RunFolder(folder / part).read_finished()
-        assert state.weights == run_folder.sha256(folder / part / "best.weights.h5")
+        assert state.weights == run_folder.checksum_of_weights(folder / part / "best.weights.h5")
         assert len(state.trained_on) == 9
 
 
@@ -46,11 +46,8 @@ def test_an_exported_run_has_the_same_weights_in_half_the_space(folder_of_run, t
     assert not (copy / "backup").exists()
     with pytest.raises(ValueError, match="exists: choose another folder"):
         segmenters.export_run(folder_of_run, copy)
-    weights = copy / "best.weights.h5"
-    weights.write_bytes(weights.read_bytes() + b"x")
-    with pytest.raises(
-        ValueError, match=r"best.weights.h5 is not the file that run.json describes"
-    ):
+    shutil.copy(folder_of_run / "best.weights.h5", copy)
+    with pytest.raises(ValueError, match=r"has not the weights that run\.json describes"):
         segmenters.read_segmenter([copy])
 
 
@@ -71,7 +68,7 @@ def test_an_ensemble_averages_the_probabilities(folder_of_run, tiny_dataset, tmp
     run.model.set_weights([*changed, bias + 3])
     run.model.save_weights(second / "best.weights.h5")
     state = RunFolder(second).read()
-    weights = run_folder.sha256(second / "best.weights.h5")
+    weights = run_folder.checksum_of_weights(second / "best.weights.h5")
     rules = run_folder.Postprocessing(threshold=0.3, smallest_ml=0.1)
     RunFolder(second).write(replace(state, weights=weights, rules=rules))
     scan = tiny_dataset / "CT_scans" / "scan_1.nii.gz"

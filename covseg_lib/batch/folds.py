@@ -12,6 +12,7 @@ from covseg_lib.training import models, recipes, run_folder, trainer
 from covseg_lib.training.recipes import Recipe
 from covseg_lib.training.run_folder import NOTHING, VALIDATION, RunFolder
 
+BACKUP_EVERY = 5  # epochs
 # Lungs are large and have sharp edges: nothing has to be selected, and no layer normalises (in
 # slices without lungs, instance normalisation finds lungs everywhere).
 LUNG_RECIPE = {
@@ -80,7 +81,7 @@ def _train(recipe, slices, log):
         if not line.startswith("epoch "):
             log(line)
 
-    run = trainer.train(recipe, slices, backup_every=5, log=only_warnings)
+    run = trainer.train(recipe, slices, backup_every=BACKUP_EVERY, log=only_warnings)
     log(f"{recipe.run}: trained in {run.timing['total_s']:.0f} s")
 
 

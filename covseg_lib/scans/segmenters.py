@@ -92,6 +92,12 @@ def read_segmenter(
             )
         if place not in lung_runs:
             lung_runs[place] = models.read_run(place)
+        of_own = run.recipe.lungs not in ("none", "given")
+        if of_own and run.state.lungs != lung_runs[place].state.checksum:
+            raise ValueError(
+                f"{place} holds another lung model than the run {run.recipe.run} was trained with: "
+                "copy both folders again, or train the run again"
+            )
         of_runs.append(lung_runs[place])
     return Segmenter(tuple(runs), tuple(of_runs), _shared_rules(runs, threshold, smallest_ml))
 
@@ -141,7 +147,9 @@ def export_run(source: Path, target: Path) -> Path:
         small.save_weights(temporary)
         _compress(temporary)
     files.write_csv(copy.file("history"), run.history)
-    copy.write(replace(run.state, weights=run_folder.sha256(copy.file("weights")), made={}))
+    copy.write(
+        replace(run.state, weights=run_folder.checksum_of_weights(copy.file("weights")), made={})
+    )
     return target
 
 

@@ -149,8 +149,8 @@ def read_run(folder: Path, model: keras.Model | None = None) -> Run:
     state = of_run.read_finished()
     weights = of_run.file("weights")
     try:
-        if run_folder.sha256(weights) != state.weights:
-            raise ValueError(f"{weights.name} is not the file that run.json describes")
+        if run_folder.checksum_of_weights(weights) != state.weights:
+            raise ValueError(f"{weights.name} has not the weights that run.json describes")
         # without the optimizer, as the weights were saved
         if model:
             model = keras.Model(model.input, model.output)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import h5py  # Keras needs it as well
 import pandas as pd
 
 from covseg_lib import files
@@ -56,7 +57,7 @@ class RunState:
         Seconds of the first epoch, of the others (median) and in all; device, number format,
         backend. Empty before the end.
     weights : str
-        The sha256 of the file of the best weights; "" before the end.
+        `checksum_of_weights` of the best weights; "" before the end.
     trained_on : dict
         {case: patient} of the slices that the weights or the best epoch come from, also those of
         the run that this one started from.
@@ -211,7 +212,7 @@ class RunFolder:
 
     def finish(self, timing: dict) -> None:
         """Say that the training has ended, and with which weights."""
-        weights = sha256(self.file("weights"))
+        weights = checksum_of_weights(self.file("weights"))
         self.write(replace(self.read(), finished=True, timing=timing, weights=weights))
 
     def choose_rules(self, rules: Postprocessing, chosen_by: str) -> None:
@@ -258,9 +259,22 @@ def locate(name: str | Path) -> Path:
     return SHIPPED if str(name) == "shipped" else Path(name)
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def checksum_of_weights(path: Path) -> str:
+    """Return the sha256 of all arrays in a file of Keras weights.
+
+    Not of the file itself, which also holds the names of layers: Keras numbers them anew for each
+    model that a program builds.
+    """
+    found = hashlib.sha256()
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            found.update(name.encode())
+            found.update(item[...].tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+    return found.hexdigest()
 
 
 def finished_runs(study: Study) -> dict[str, RunState]:

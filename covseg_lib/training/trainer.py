@@ -116,6 +116,12 @@ def open_training(
             log(f"run {recipe.run} has finished after {done} epochs: loaded, not trained again")
             yield Training(recipe, slices, recipe.epochs, [], finished=True)
             return
+        if not folder.exists() and any(folder.file("backup").glob("*.npz")):
+            raise ValueError(
+                f"{folder.file('backup')} holds backups, but {folder.file('run')}, which says of "
+                "which recipe they are, is missing: copy it again, or train the run again "
+                "(RESUME = False)"
+            )
         recipes.check_lesions(slices, recipe, log)
         seen = run_folder.trained_on(recipe, slices)
         if backup.load(log):
