@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.study import Study
 from covseg_lib.training import models, recipes
 from covseg_lib.training.batches import Batches
@@ -86,7 +86,9 @@ def main(folder, rounds, steps):
     study, rows = Study(folder), []
     recipe = recipes.make_recipe(study, "dice")
     count = steps * recipe.batch_size
-    images, masks = (array[:count] for array in preprocessing.load_slices(study, "train"))
+    images, masks = open_slices(study).subset("train")
+    images = images[:count]
+    masks = masks[:count]
     model, clock = models.compile_model(recipe), StepClock()
     for number in range(rounds + 1):
         for way in (arrays, tf_data, tf_data_untuned, one_worker, two_workers, ours):

@@ -28,6 +28,7 @@ from training import GFLOP, keras_unet, torch_unet
 
 from covseg_lib import colab
 from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.study import Study
 
 VOLUMES = (418, 93, 66, 42, 42)  # slices of the report's volumes, 661 in all
@@ -69,7 +70,8 @@ def ours(study, epochs, batch=BATCH):
 
     times = [time.perf_counter()]
     recipe = recipes.make_recipe(study, "dice", "benchmark", epochs, batch_size=batch)
-    trainer.train(recipe, study, [Clock()], resume=False, backup_every=10, log=lambda line: None)
+    slices = open_slices(study)
+    trainer.train(recipe, slices, [Clock()], resume=False, backup_every=10, log=lambda line: None)
     return np.diff(times)
 
 
@@ -194,7 +196,8 @@ WAYS = {way.__name__: way for way in _ways}
 
 def load(study):
     """Return images and masks of the training slices, and of the validation slices."""
-    return [preprocessing.load_slices(study, part) for part in ("train", "validation")]
+    slices = open_slices(study)
+    return [slices.subset(part) for part in ("train", "validation")]
 
 
 def operations(study):

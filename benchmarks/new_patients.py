@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from covseg_lib.batch import folds
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.evaluation import baselines, statistics, tables
 from covseg_lib.study import Study
 
@@ -37,17 +37,19 @@ OURS = {
 @click.option("--batch", default=16, help="Slices in a batch of our recipe; the report's has 8.")
 def main(folder, epochs, filters, batch):
     """Print a line a run, the Dice of each held-out case, and all pixels with 95 % intervals."""
-    study, start = Study(folder), time.perf_counter()
+    start = time.perf_counter()
+    study = Study(folder)
+    slices = open_slices(study)
     size = {"epochs": epochs, "base_filters": filters}
     ours = size | {"batch_size": batch, "learning_rate": 1e-3}
-    tested = range(preprocessing.slice_table(study)["patient_fold"].max() + 1)
+    tested = range(slices.table["patient_fold"].max() + 1)
     for fold in tested:  # one after the other: what is interrupted has whole folds
-        folds.cross_validate(study, "report", [fold], click.echo, **size)
-        lungs = folds.train_lungs(study, "lungs", [fold], click.echo, **ours)
+        folds.cross_validate(slices, "report", [fold], click.echo, **size)
+        lungs = folds.train_lungs(slices, "lungs", [fold], click.echo, **ours)
         click.echo(f"lungs of fold {fold}: Dice {lungs.round(3).to_dict()}")
-        folds.cross_validate(study, "ours", [fold], click.echo, **ours, **OURS)
-    folds.cross_validate(study, "ours", tested, click.echo, **ours, **OURS)  # zoom and threshold
-    baselines.predict_baselines(study)
+        folds.cross_validate(slices, "ours", [fold], click.echo, **ours, **OURS)
+    folds.cross_validate(slices, "ours", tested, click.echo, **ours, **OURS)  # zoom and threshold
+    baselines.predict_baselines(slices)
     by_case = tables.scores_by_case(study)["dice"].loc["patient"].unstack("model")
     click.echo(by_case.round(3).to_string())
     click.echo(f"mean of the cases: {by_case.mean().round(3).to_dict()}")

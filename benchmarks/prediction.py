@@ -35,17 +35,14 @@ COLUMNS = ("round", "way", "seconds", "predict", "this / ours", "predict / ours"
 
 def make_run(folder, objective="dice"):
     """Write the folder of a run of the report's network with untrained weights."""
-    from dataclasses import asdict
-
     import keras
-    import pandas as pd
 
-    from covseg_lib import files
     from covseg_lib.settings import REPORT_PROFILE
     from covseg_lib.training import models, recipes
+    from covseg_lib.training.run_folder import RunFolder
 
     about = {"size": SIZE, "step": STEP, "window_hu": REPORT_PROFILE["window_hu"]}
-    about |= {"mean": 90.0, "std": 80.0}
+    about |= {"mean": 90.0, "std": 80.0, "case_means": [-0.5, 0.5]}
     names = ("base_filters", "depth", "batch_size", "learning_rate", "precision", "seed")
     settings = {name: REPORT_PROFILE[name] for name in names}
     recipe = recipes.Recipe(
@@ -59,11 +56,10 @@ def make_run(folder, objective="dice"):
         **settings,
     )
     keras.utils.set_random_seed(0)
-    folder.mkdir()
-    models.build_model(recipe).save_weights(folder / "best.weights.h5")
-    files.write_json(folder / "recipe.json", asdict(recipe))
-    files.write_json(folder / "timing.json", {})
-    files.write_csv(folder / "history.csv", pd.DataFrame({"epoch": [1]}))
+    run = RunFolder(folder)
+    run.start(recipe, [{"epoch": 1}], trained_on={}, lungs="")
+    models.build_model(recipe).save_weights(run.file("weights"))
+    run.finish(timing={})
 
 
 def ours(run, scan, folder):
@@ -72,7 +68,7 @@ def ours(run, scan, folder):
     from covseg_lib.training import models
 
     lungs = models.read_run(segmenters.SHIPPED_LUNGS)
-    segmenter = segmenters.Segmenter((run,), (lungs,), run.postprocessing)
+    segmenter = segmenters.Segmenter((run,), (lungs,), run.rules)
     job = jobs.ScanJob(scan, folder / "mask.nii.gz", probabilities=folder / "map.nii.gz")
     jobs.segment_job(segmenter, job)
 

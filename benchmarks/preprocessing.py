@@ -111,23 +111,21 @@ def compare(folder, listings_folder, our_study):
     -------
     largest difference in grey levels; share of mask pixels that differ; number of slices compared
     """
-    from covseg_lib import files
-    from covseg_lib.data import preprocessing
+    from covseg_lib.data.slices import open_slices
     from covseg_lib.study import Study
 
-    study = Study(our_study)
-    about, table = files.read_json(study.path("preprocessing")), preprocessing.slice_table(study)
-    images, masks = (np.load(study.path(name), mmap_mode="r") for name in ("images", "masks"))
+    slices = open_slices(Study(our_study))
     their_grey, their_masks = (
         np.load(listings_folder / name, mmap_mode="r") for name in ("grey.npy", "masks.npy")
     )
     worst, differing, compared = 0.0, 0, 0
-    for row, case in enumerate(table["case"]):
+    for row, case in enumerate(slices.table["case"]):
         if nib.load(folder / IMAGES / f"{case}.nii.gz").get_data_dtype() != np.uint8:
             continue
-        grey = images[row, ..., 0] * about["std"] + about["mean"]
+        grey = slices.images[row, ..., 0] * slices.about["std"] + slices.about["mean"]
         worst = max(worst, float(np.abs(grey - _upright(their_grey[row])).max()))
-        mask, their_mask = masks[row, ..., 0], _upright(their_masks[row, ..., 0]) > 0
+        mask = slices.masks[row, ..., 0]
+        their_mask = _upright(their_masks[row, ..., 0]) > 0
         differing += np.count_nonzero(mask != their_mask)
         compared += 1
     return worst, differing / (compared * SIZE**2), compared

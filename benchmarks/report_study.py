@@ -25,44 +25,46 @@ from covseg_lib.study import Study
 from covseg_lib.training import recipes, trainer
 
 PACKED = ("settings", "preprocessing", "slices", "figures")
-OF_A_RUN = ("recipe", "history", "timing", "counts")
+OF_A_RUN = ("run", "history", "counts")
 TABLES = ("scores", "differences", "table", "report_numbers")
 BACKUP_EVERY = 10  # epochs, see docs/training.md
 
 
-def train_all(study, epochs):
+def train_all(slices, epochs):
     """Train the three models, those that are not finished, and save their curves."""
+    study = slices.study
     runs = {}
     for name in OBJECTIVE_NAMES:
         recipe = recipes.make_recipe(study, name, epochs=epochs)
-        runs[name] = trainer.train(recipe, study, backup_every=BACKUP_EVERY, log=click.echo)
+        runs[name] = trainer.train(recipe, slices, backup_every=BACKUP_EVERY, log=click.echo)
         study.save_figure(f"{name}_curves", run_plots.training_curves(runs[name].history, name))
     return runs
 
 
-def score_all(study, runs):
+def score_all(slices, runs):
     """Predict, and write the tables and figures of notebook 06."""
+    study = slices.study
     for run in runs.values():
-        prediction.predict_study(run, study)
-    baselines.predict_baselines(study)
+        prediction.predict_study(run, slices)
+    baselines.predict_baselines(slices)
     counts = tables.pixel_counts(study)
     made = (
         tables.score_table(study),
         statistics.paired_differences(counts),
-        report.table_2_1(study),
-        report.compare_numbers(study),
+        report.table_2_1(slices),
+        report.compare_numbers(slices),
     )
     for name, table in zip(TABLES, made, strict=True):
         study.save_table(name, table)
     for name in runs:
-        study.save_figure(f"{name}_overlays", run_plots.run_overlays(study, name))
-    study.save_figure(f"{name}_errors", run_plots.best_to_worst(study, name))
+        study.save_figure(f"{name}_overlays", run_plots.run_overlays(slices, name))
+    study.save_figure(f"{name}_errors", run_plots.best_to_worst(slices, name))
     study.save_figure("scores", charts.score_bars(made[0]))
     intervals = statistics.confidence_intervals(counts)
     study.save_figure("intervals", charts.interval_bars(intervals))
-    by_threshold = tables.dice_by_threshold(study)
+    by_threshold = tables.dice_by_threshold(slices)
     study.save_figure("thresholds", charts.threshold_curves(by_threshold))
-    by_distance = leakage.dice_by_distance(study)
+    by_distance = leakage.dice_by_distance(slices)
     study.save_figure("leak", charts.dice_by_distance_chart(by_distance))
 
 
@@ -94,11 +96,11 @@ def main(folder, out, epochs):
         seconds[part] = round(time.perf_counter() - start - sum(seconds.values()), 1)
 
     settings = study.settings()
-    preprocessing.preprocess(study, settings["size"], settings["folds"], settings["seed"])
+    slices = preprocessing.preprocess(study, settings["size"], settings["folds"], settings["seed"])
     note("preprocessing")
-    runs = train_all(study, epochs)
+    runs = train_all(slices, epochs)
     note("training")
-    score_all(study, runs)
+    score_all(slices, runs)
     note("scores and figures")
     pack(study, runs, out)
     files.write_json(out / "seconds.json", seconds)

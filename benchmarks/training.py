@@ -21,7 +21,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from covseg_lib.data import preprocessing
+from covseg_lib.data.slices import open_slices
 from covseg_lib.settings import REPORT_PROFILE
 from covseg_lib.study import Study
 
@@ -208,8 +208,10 @@ WAYS = {way.__name__: way for way in _ways}
 
 def measure(name, study, steps):
     """Return the slices a second of a way, measured after `WARM_UP` steps."""
-    rows = preprocessing.subset_rows(Study(study), "train")[: (WARM_UP + steps) * BATCH]
-    images, masks = (array[rows] for array in preprocessing.open_arrays(Study(study)))
+    count = (WARM_UP + steps) * BATCH
+    images, masks = open_slices(Study(study)).subset("train")
+    images = images[:count]
+    masks = masks[:count]
     train = WAYS[name](images, masks)
     train(0, WARM_UP * BATCH)
     start = time.perf_counter()

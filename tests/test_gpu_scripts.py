@@ -1,13 +1,13 @@
-"""The scripts that measure on a GPU, tried with tiny sizes."""
+"""The scripts in benchmarks/, tried with tiny sizes."""
 
 import ast
 import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -18,7 +18,8 @@ from covseg_lib.batch import folds, notebooks
 from covseg_lib.data import preprocessing
 from covseg_lib.data.slices import open_slices
 from covseg_lib.study import Study
-from covseg_lib.training.recipes import run_name
+from covseg_lib.training import recipes
+from covseg_lib.training.run_folder import RunFolder, RunState
 
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -58,6 +59,14 @@ def test_every_way_of_training_is_measured(project):
 
 
 @pytest.mark.slow
+def test_every_way_of_predicting_is_measured(tiny_dataset, project):
+    scan = tiny_dataset / "CT_scans" / "scan_1.nii.gz"
+    printed = _run(project, "prediction.py", str(scan), "--rounds", "1")
+    for way in ("ours", "plain", "plain_untuned"):
+        assert f"\n| 1 | {way} | " in printed
+
+
+@pytest.mark.slow
 def test_the_study_is_trained_scored_and_packed_once(tiny_study, project, tmp_path):
     out = tmp_path / "results"
     _run(project, "report_study.py", str(tiny_study.root), str(out), "--epochs", "1")
@@ -77,10 +86,15 @@ def test_both_recipes_are_trained_on_every_fold(project, tmp_path, monkeypatch):
     study.create("demo", source="varied_phantoms", step=1, base_filters=4, depth=1)
     preprocessing.prepare_study(study, size=16, folds=3)
 
-    def train_lungs(study, model, tested, *_, **__):  # one epoch would find no lungs
+    def train_lungs(slices, model, tested, *_, **__):  # one epoch would find no lungs
         for fold in tested:
-            path = study.path("predicted_lungs", run=run_name(model, fold))
-            files.write_npy(path, np.load(study.path("lungs")))
+            recipe = recipes.make_recipe(
+                study, "dice", model, fold=fold, split="patient", target="lungs"
+            )
+            state = RunState(recipe, finished=True)
+            made = {"predicted_lungs": state.checksum}
+            RunFolder.of(study, recipe.run).write(replace(state, made=made))
+            files.write_npy(study.path("predicted_lungs", run=recipe.run), slices.lungs)
         return pd.Series({"varied_1": 1.0})
 
     monkeypatch.setattr(folds, "train_lungs", train_lungs)
