@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 
 from covseg_lib import files, parallel
-from covseg_lib.data.cases import Case
-from covseg_lib.data.pairs import read_pair
+from covseg_lib.data.pairs import Case, read_pair
 from covseg_lib.images import geometry, intensities, nifti
 from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.study import Study
