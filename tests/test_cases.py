@@ -131,6 +131,72 @@ def test_the_table_says_what_is_left_over_and_why(tmp_path):
     assert table.loc["b", "left_over"].startswith("no mask for image b.nii")
 
 
+CHALLENGE = "volume-covid19-A"
+ADDED = {  # images, masks, and the cases that they are
+    "the challenge": (
+        [f"{CHALLENGE}-0000_ct", f"{CHALLENGE}-0003_ct"],
+        [f"{CHALLENGE}-0000_seg", f"{CHALLENGE}-0003_seg"],
+        [f"{CHALLENGE}-0000", f"{CHALLENGE}-0003"],
+    ),
+    "the challenge's first case": (
+        [f"{CHALLENGE}-0000_ct"],
+        [f"{CHALLENGE}-0000_seg"],
+        [f"{CHALLENGE}-0000"],
+    ),
+    "nnU-Net": (["ct_001_0000", "ct_002_0000"], ["ct_001", "ct_002"], ["ct_001", "ct_002"]),
+    "nnU-Net, one case": (["ct_001_0000"], ["ct_001"], ["ct_001"]),
+    "nnU-Net, with more": (["a_ct_0000", "b_ct_0000"], ["a_seg", "b_seg"], ["a", "b"]),
+    "both with the channel": (["a_0000", "b_0000"], ["a_0000", "b_0000"], ["a_0000", "b_0000"]),
+    "the mask's name added to it": (
+        ["a_0000", "b_0000"],
+        ["a_0000_seg", "b_0000_seg"],
+        ["a_0000", "b_0000"],
+    ),
+    "numbers from 0": (
+        ["case_0000", "case_0001"],
+        ["case_0000_mask", "case_0001_mask"],
+        ["case_0000", "case_0001"],
+    ),
+    "numbers with a hyphen": (
+        ["ct-0000", "ct-0001"],
+        ["ct-0000", "ct-0001"],
+        ["ct-0000", "ct-0001"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_what_programs_add_to_names_is_taken_off_and_a_number_of_zeros_is_not(tmp_path, kind):
+    images, masks, names = ADDED[kind]
+    _touch(tmp_path / "images", *(f"{name}.nii.gz" for name in images))
+    _touch(tmp_path / "masks", *(f"{name}.nii.gz" for name in masks))
+    found = find_cases(tmp_path)
+    assert [case.name for case in found] == names
+    assert [case.image.name for case in found] == [f"{name}.nii.gz" for name in images]
+    assert [case.mask.name for case in found] == [f"{name}.nii.gz" for name in masks]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "alone"),
+    [
+        (["a_0000", "b"], ["a", "b"], ["a", "a_0000"]),  # one such name is not nnU-Net's
+        (["a-0000", "b-0000"], ["a", "b"], ["a", "a-0000", "b", "b-0000"]),
+        (["a_0000", "a_0001"], ["a"], ["a", "a_0000", "a_0001"]),  # two channels
+    ],
+)
+def test_zeros_at_the_end_are_a_channel_only_as_nnunet_writes_it(tmp_path, images, masks, alone):
+    _touch(tmp_path / "images", *(f"{name}.nii.gz" for name in images))
+    _touch(tmp_path / "masks", *(f"{name}.nii.gz" for name in masks))
+    assert sorted(cases.pair_files(tmp_path)[1]) == alone
+
+
+def test_lung_masks_with_nnunets_channel_are_those_of_the_cases(tmp_path):
+    _touch(tmp_path / "imagesTr", "a_0000.nii.gz", "b_0000.nii.gz")
+    _touch(tmp_path / "labelsTr", "a.nii.gz", "b.nii.gz")
+    _touch(tmp_path / "lungs", "a_0000.nii.gz", "b_0000.nii.gz")
+    assert [case.lungs.name for case in find_cases(tmp_path)] == ["a_0000.nii.gz", "b_0000.nii.gz"]
+
+
 def test_hidden_files_and_folders_are_not_the_owners(tmp_path):
     for folder in ("scans", "my_masks"):
         _touch(tmp_path / folder, "a.nii.gz", "._a.nii.gz")

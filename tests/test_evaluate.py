@@ -142,9 +142,14 @@ def test_wrong_files_are_refused_together(folders, tmp_path):
 
 def test_names_may_differ_by_what_programs_add(folders, tmp_path):
     masks, truth = folders
-    for path in masks.iterdir():
-        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
-    assert evaluate.pair_masks(masks, truth).keys() == {"phantom_01_1", "phantom_01_2", "b", "c"}
+    names = [path.name.removesuffix(".nii.gz") for path in masks.iterdir()]
+    before = ""
+    for added in ("_0000", "_mask"):
+        for name in names:
+            path = masks / f"{name}{before}.nii.gz"
+            path.rename(masks / f"{name}{added}.nii.gz")
+        assert sorted(evaluate.pair_masks(masks, truth)) == sorted(names)
+        before = added
     write_volume(masks / "c_seg.nii.gz", _box(0, 0))  # which of both is the mask of c?
-    with pytest.raises(ValueError, match=r"no mask for c; no true mask for c_0000; .*c_seg"):
+    with pytest.raises(ValueError, match=r"no mask for c; no true mask for c_mask; .*c_seg"):
         evaluate.pair_masks(masks, truth)

@@ -106,7 +106,7 @@ def test_a_prediction_between_an_interruption_and_the_choice_does_not_count_as_o
         assert run.rules == CHOSEN
         images, _ = slices.subset("test", fold=run.recipe.fold)
         predicted = prediction.predict_slices(run, images)
-        stored = np.load(run_folder.need_current(trained_study, "prediction", name))
+        stored = np.load(run_folder.need_made(trained_study, "prediction", name))
         assert (stored == predicted).all()
 
 

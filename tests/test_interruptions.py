@@ -13,12 +13,13 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import find_cases
+from conftest import find_cases, write_volume
 
-from covseg_lib import parallel
+from covseg_lib import files, parallel
 from covseg_lib.data import cases, preprocessing, slicing
 from covseg_lib.data.slices import open_slices
 from covseg_lib.images import resizing
+from covseg_lib.settings import Reading
 from covseg_lib.study import Study
 
 MOMENTS = int(os.environ.get("COVSEG_KILLS", 3))  # `make test-all` kills it twenty times
@@ -97,6 +98,107 @@ def test_an_interrupted_run_does_not_do_again_what_was_done(tiny_dataset, tmp_pa
     monkeypatch.setattr(resizing, "resize_image", lambda *_: done.append("resized"))
     assert steps(tiny_dataset, tmp_path / "study") == whole
     assert done == []
+
+
+def _interrupt(monkeypatch, found, study, reading):
+    """Slice, and be interrupted when two cases are staged."""
+    read = slicing.read_pair
+    begun = []
+
+    def read_or_stop(case, reading):
+        begun.append(case)
+        if len(begun) > 2:
+            raise KeyboardInterrupt
+        return read(case, reading)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slicing, "read_pair", read_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            slicing.slice_cases(found, study, reading)
+    return [path.stem for path in files.staging_path(study.path("sliced_data")).iterdir()]
+
+
+def _pixels(study):
+    """Return {case: bytes} of the files in sliced_data."""
+    return {path.stem: path.read_bytes() for path in study.path("sliced_data").glob("*.npz")}
+
+
+OTHER_READINGS = {
+    "window": Reading(window_hu=(-1000, 100)),
+    "step": Reading(step=2),
+    "labels": Reading(lesion_labels=(2,)),
+    "intensities": Reading(intensities="hu"),
+    "orientation": Reading(orientation="RAS"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_READINGS)
+def test_what_an_interrupted_run_staged_with_other_settings_is_not_used(
+    tiny_study, tiny_dataset, monkeypatch, kind
+):
+    """Cases that were sliced with the first settings kept the second ones' pixels."""
+    found = find_cases(tiny_dataset)
+    before = _pixels(tiny_study)
+    _interrupt(monkeypatch, found, tiny_study, OTHER_READINGS[kind])
+    slicing.slice_cases(found, tiny_study, tiny_study.reading())
+    assert _pixels(tiny_study) == before
+    assert not files.staging_path(tiny_study.path("sliced_data")).exists()
+
+
+def test_what_was_staged_of_a_file_that_changed_back_is_not_used(
+    tiny_study, tiny_dataset, monkeypatch
+):
+    found = find_cases(tiny_dataset)
+    before = _pixels(tiny_study)
+    for case in found[:3]:
+        case.mask.rename(case.mask.with_suffix(".kept"))
+        write_volume(case.mask, np.ones((20, 16, 5), np.uint8))
+    _interrupt(monkeypatch, found, tiny_study, tiny_study.reading())
+    for case in found[:3]:
+        case.mask.with_suffix(".kept").replace(case.mask)
+    slicing.slice_cases(found, tiny_study, tiny_study.reading())
+    assert _pixels(tiny_study) == before
+
+
+def test_what_was_staged_of_a_case_that_is_not_wanted_any_more_is_removed(
+    tiny_dataset, tmp_path, monkeypatch
+):
+    found, study = find_cases(tiny_dataset), Study(tmp_path / "study")
+    unwanted, wanted = _interrupt(monkeypatch, found, study, Reading())
+    found = [case for case in found if case.name != unwanted]
+    staged = _interrupt(monkeypatch, found, study, Reading())
+    assert wanted in staged
+    assert unwanted not in staged
+
+
+def test_what_an_interrupted_run_staged_is_not_sliced_again(tiny_dataset, tmp_path, monkeypatch):
+    found, study = find_cases(tiny_dataset), Study(tmp_path / "study")
+    _interrupt(monkeypatch, found, study, Reading())
+    read, again = slicing.read_pair, []
+    monkeypatch.setattr(slicing, "read_pair", lambda case, *_: again.append(case) or read(case))
+    slicing.slice_cases(found, study)
+    assert len(again) == 3
+
+
+def test_a_file_that_changes_after_it_was_read_is_sliced_again(
+    tiny_study, tiny_dataset, monkeypatch
+):
+    """The file's time was taken after it was read: the old pixels passed for the new ones."""
+    found = find_cases(tiny_dataset)
+    read = slicing.read_pair
+
+    def read_then_change(case, reading):
+        pair = read(case, reading)
+        image = nib.load(case.image)
+        write_volume(case.image, np.asarray(image.dataobj) + 1, image.affine)
+        return pair
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slicing, "read_pair", read_then_change)
+        slicing.slice_cases(found, tiny_study, Reading(step=2))
+    table, _ = slicing.slice_cases(found, tiny_study, Reading(step=2))
+    again, _ = slicing.slice_cases(found, Study(tiny_study.root / "again"), Reading(step=2))
+    assert table["pixels"].tolist() == again["pixels"].tolist()
 
 
 def test_a_change_makes_again_what_depends_on_it_and_nothing_else(tiny_study, tiny_dataset):

@@ -1,12 +1,16 @@
 """What holds for every notebook as committed: order of cells, sameness, outputs."""
 
 import ast
+import pathlib
 import re
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import answers
+from matplotlib import pyplot as plt
 
+from covseg_lib import colab
 from covseg_lib.batch import notebooks
 from covseg_lib.settings import OBJECTIVE_NAMES, PROFILES
 from covseg_lib.training.objectives import OBJECTIVES
@@ -20,6 +24,18 @@ every = pytest.mark.parametrize("name", NOTEBOOKS)
 
 def _code(name):
     return [cell.source for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
+
+
+def _run_cells(name, **parameters):
+    """Run a notebook's own code cells in this process, without set-up; return its variables."""
+    variables = {"display": lambda *_: None, "colab": colab, "pathlib": pathlib}
+    defaults, _, *cells = _code(name)
+    exec(defaults, variables)
+    variables.update(parameters)
+    for source in cells:
+        exec(re.sub(r"^%.*$", "", source, flags=re.M), variables)
+    plt.close("all")
+    return variables
 
 
 def test_the_suite_is_the_designs():
@@ -109,10 +125,59 @@ def test_cells_are_few_and_short(name):
         if line.strip() and not line.startswith("#")
     ]
     assert len(NOTEBOOKS[name].cells) <= 25
-    assert len(lines) <= 68
+    assert len(lines) <= 70
     assert max(len(line) for source in code[1:] for line in source.splitlines()) <= 100
     assert all(len(source.splitlines()) <= 10 for source in code[3:])
     assert not re.search(r"^\s*(def|try)\b", "\n".join(code), re.M)
+
+
+@every
+def test_no_cell_asserts(name):
+    """An assertion tells a user neither what was found in his data nor what to do next."""
+    for source in _code(name):
+        code = ast.parse(re.sub(r"^%.*$", "", source, flags=re.M))
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(code)), source
+
+
+def test_01_and_02_take_the_first_case_of_the_table(tiny_dataset, tmp_path, capsys):
+    """02 compared the first file, a-1.npz, with the first case, a: a-1.npz comes before a.npz."""
+    for folder in tiny_dataset.iterdir():
+        for number, name in enumerate(("a-1", "a", "b", "c", "d"), start=1):
+            (folder / f"scan_{number}.nii.gz").rename(folder / f"{name}.nii.gz")
+    study = {"STUDY": str(tmp_path / "study")}
+    _run_cells("01_slice_volumes", **study, DATASET=str(tiny_dataset), STEP=1)
+    assert "any pixel more than one grey level from ours: False" in capsys.readouterr().out
+    made = _run_cells("02_preprocess", **study, SIZE=16)
+    said = capsys.readouterr().out
+    with np.load(tmp_path / "study" / "sliced_data" / "a.npz") as arrays:
+        assert (made["first_images"] == arrays["images"]).all()
+    assert re.search(r"largest difference from ours: [01]\.\d grey levels", said)
+
+
+def test_06_goes_on_without_volumes_and_09_says_where_they_were(trained_study, capsys):
+    dataset = trained_study.settings()["dataset"]  # which other tests use
+    for path in (trained_study.path("settings"), trained_study.path("cases")):
+        path.write_text(path.read_text().replace(dataset, "/gone"))
+    _run_cells("06_predict_and_compare", STUDY=str(trained_study.root))
+    said = capsys.readouterr().out
+    assert (
+        "volumes not found: scan_1, scan_2, scan_3, scan_4, scan_5. They were in /gone/CT_scans"
+        in said
+    )
+    assert trained_study.path("cases_scores").exists()
+    assert not trained_study.path("predictions").joinpath("nifti").exists()
+    with pytest.raises(
+        FileNotFoundError, match=r"not found: scan_\d\. They were in .* set SCANS to"
+    ):
+        _run_cells("09_segment_scans", STUDY=str(trained_study.root))
+
+
+def test_09_says_that_a_folder_has_no_scan(tmp_path):
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(
+        ValueError, match=r"no \.nii or \.nii\.gz file in .*: set SCANS to a folder"
+    ):
+        _run_cells("09_segment_scans", STUDY=str(tmp_path / "study"), SCANS=str(tmp_path / "scans"))
 
 
 @every

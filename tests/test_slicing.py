@@ -36,6 +36,17 @@ def test_cases_that_are_gone_are_gone_from_sliced_data(tiny_study, tiny_dataset)
     )
 
 
+def test_a_data_set_that_moved_is_not_sliced_again_and_is_listed_where_it_is_now(
+    tiny_study, tiny_dataset, tmp_path, monkeypatch
+):
+    moved = tiny_dataset.rename(tmp_path / "moved")
+    monkeypatch.setattr(slicing, "read_pair", lambda *_: pytest.fail("a case was sliced again"))
+    table, _ = slicing.slice_cases(find_cases(moved), tiny_study, tiny_study.reading())
+    assert table["image"][0] == str(moved / "CT_scans" / "scan_1.nii.gz")
+    assert table["mask"][0] == str(moved / "Infection_Mask" / "scan_1.nii.gz")
+    assert set(table["lungs"]) == {""}
+
+
 def test_processed_data_has_the_designs_shapes_and_types(tiny_study):
     images, masks = open_slices(tiny_study).subset("train", "validation", "test")
     assert (images.shape, images.dtype) == ((25, 16, 16, 1), np.float32)

@@ -10,11 +10,14 @@ import types
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import find_cases, write_volume
 
-from covseg_lib.data import sources
+from covseg_lib import files
+from covseg_lib.data import cases, phantom, sources
 from covseg_lib.settings import plan_settings
 from covseg_lib.study import Study
 
@@ -302,3 +305,157 @@ def test_the_report_profile_takes_kaggles_copy_where_one_is_near(monkeypatch):
     assert sources.choose_source("default", "", "demo") is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     assert sources.choose_source("default", "", "report") == "kaggle"
+
+
+def _sliced_from(folder, study):
+    """Write a study's cases.csv, as if its cases had been sliced from the volumes in a folder."""
+    listed = [(case.name, str(case.image)) for case in find_cases(folder)]
+    files.write_csv(study.path("cases"), pd.DataFrame(listed, columns=["case", "image"]))
+    return study
+
+
+@pytest.fixture
+def kaggle_study(kaggle, tmp_path):
+    """A study that was sliced from Kaggle's copy on a machine that is gone."""
+    study = Study(tmp_path / "study")
+    study.create("report", source="kaggle")
+    return _sliced_from(kaggle.write_copy(tmp_path / "first" / "cache"), study)
+
+
+def _refuse(*_):
+    raise ConnectionError("no network")
+
+
+def test_volumes_that_are_where_they_were_are_not_asked_for(kaggle, kaggle_study, tmp_path):
+    kaggle.dataset_download = lambda _: pytest.fail("Kaggle was asked")
+    found, not_found = cases.find_images(kaggle_study)
+    assert not_found == ""
+    assert {path.parent for path in found.values()} == {tmp_path / "first" / "cache" / "ct_scans"}
+    assert cases.find_image(kaggle_study, "coronacases_001") == found["coronacases_001"]
+
+
+@pytest.mark.parametrize("place", ["cache", "input/covid19-ct-scans"])
+def test_on_another_machine_kaggles_copy_is_found_where_it_is_now(
+    kaggle, kaggle_study, tmp_path, place
+):
+    shutil.rmtree(tmp_path / "first")
+    images = kaggle.write_copy(tmp_path / place) / "ct_scans"
+    assert cases.find_images(kaggle_study) == (
+        {
+            "coronacases_001": images / "coronacases_org_001.nii",
+            "radiopaedia_30_86490_1": images / f"{KAGGLE_FILES['ct_scans'][1]}.nii",
+        },
+        "",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:no copy from Kaggle")
+def test_without_kaggle_the_volumes_are_downloaded_from_zenodo(
+    kaggle, kaggle_study, tmp_path, monkeypatch
+):
+    def download(source, folder, cache):
+        for case in ("coronacases_001", "radiopaedia_30_86490_1"):
+            image = folder / "COVID-19-CT-Seg_20cases" / f"{case}.nii.gz"
+            write_volume(image, np.zeros((4, 4, 2), np.uint8))
+        return folder
+
+    shutil.rmtree(tmp_path / "first")
+    kaggle.dataset_download = _refuse
+    monkeypatch.setattr(sources, "download", download)
+    image = kaggle_study.path("dataset") / "zenodo/COVID-19-CT-Seg_20cases/coronacases_001.nii.gz"
+    assert cases.find_image(kaggle_study, "coronacases_001") == image
+
+
+@pytest.mark.filterwarnings("ignore:no copy from Kaggle")
+def test_without_a_network_it_is_said_where_the_volumes_were_and_what_can_be_done(
+    kaggle, kaggle_study, tmp_path, monkeypatch
+):
+    shutil.rmtree(tmp_path / "first")
+    kaggle.dataset_download = _refuse
+    monkeypatch.setattr(sources, "download", _refuse)
+    found, not_found = cases.find_images(kaggle_study)
+    assert found == {}
+    assert not_found == (
+        "coronacases_001, radiopaedia_30_86490_1. They were in "
+        f"{tmp_path / 'first' / 'cache' / 'ct_scans'} when they were sliced, and the source "
+        "'kaggle' cannot give them again (ConnectionError: no network). Run notebook 01 again, "
+        "with DATASET if they lie in a folder of yours"
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"coronacases_001\. They were in .*or set SCANS to"
+    ):
+        cases.find_image(kaggle_study, "coronacases_001")
+
+
+def test_phantoms_are_drawn_again_with_the_same_voxels(tmp_path, monkeypatch):
+    two = dict(list(phantom.VARIED_PHANTOMS.items())[:2])
+    monkeypatch.setitem(sources.PHANTOM_SOURCES, "varied_phantoms", two)
+    study = Study(tmp_path / "study")
+    study.create("demo", source="varied_phantoms", seed=3)
+    folder = sources.prepare_volumes(study, study.settings())
+    _sliced_from(folder, study)
+    before = nib.load(cases.find_image(study, "varied_02")).get_fdata()
+    study.root.rename(tmp_path / "copied")
+    shutil.rmtree(tmp_path / "copied" / "dataset")
+    again = cases.find_image(Study(tmp_path / "copied"), "varied_02")
+    assert again == tmp_path / "copied/dataset/varied_phantoms/CT_scans/varied_02.nii.gz"
+    assert (nib.load(again).get_fdata() == before).all()
+
+
+def _write(folder, *names):
+    for name in names:
+        write_volume(folder / f"{name}.nii.gz", np.zeros((4, 4, 2), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "names"),
+    [
+        ("CT_scans", "Infection_Mask", [("a", "a"), ("b", "b")]),
+        ("imagesTr", "labelsTr", [("a_0000", "a"), ("b_0000", "b")]),
+        ("scans", "my_masks", [("a_ct", "a_seg"), ("b_ct", "b_seg")]),
+    ],
+)
+@pytest.mark.parametrize("place", ["data", "study/dataset"])
+def test_a_folder_of_ones_own_is_found_in_dataset_and_in_the_study_without_its_masks(
+    tmp_path, images, masks, names, place
+):
+    for image, mask in names:
+        _write(tmp_path / "old" / images, image)
+        _write(tmp_path / "old" / masks, mask)
+    study = Study(tmp_path / "study")
+    study.create("report", source="folder", dataset=str(tmp_path / "data"))
+    _sliced_from(tmp_path / "old", study)
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / "old" / images).rename(tmp_path / place / images)
+    found, not_found = cases.find_images(study)
+    assert not_found == ""
+    assert found == {
+        name: tmp_path / place / images / f"{name_of_image}.nii.gz"
+        for name, (name_of_image, _) in zip("ab", names, strict=True)
+    }
+
+
+def test_a_folder_of_ones_own_that_is_gone_is_named(tmp_path):
+    _write(tmp_path / "mine" / "images", "a", "b", "c")
+    _write(tmp_path / "mine" / "masks", "a", "b", "c")
+    study = Study(tmp_path / "study")
+    study.create("report", source="folder", dataset=str(tmp_path / "mine"))
+    _sliced_from(tmp_path / "mine", study)
+    for case in "bc":
+        (tmp_path / "mine" / "images" / f"{case}.nii.gz").unlink()
+    found, not_found = cases.find_images(study)
+    assert list(found) == ["a"]
+    assert not_found == (
+        f"b, c. They were in {tmp_path / 'mine' / 'images'} when they were sliced, and are not in "
+        f"{tmp_path / 'mine'} or {study.path('dataset')}. Run notebook 01 again, with DATASET if "
+        "they lie in a folder of yours"
+    )
+
+
+def test_volumes_that_were_sliced_on_windows_are_found(tmp_path):
+    _write(tmp_path / "data" / "images", "a")
+    study = Study(tmp_path / "study")
+    study.create("report", source="folder", dataset=str(tmp_path / "data"))
+    table = pd.DataFrame({"case": ["a"], "image": [r"C:\data\images\a.nii.gz"]})
+    files.write_csv(study.path("cases"), table)
+    assert cases.find_image(study, "a") == tmp_path / "data" / "images" / "a.nii.gz"

@@ -139,15 +139,16 @@ def test_make_demo_has_the_same_scores_and_executed_copies(demo, tmp_path):
     assert executed == [f"{number:02d}" for number in range(10)]
 
 
-def test_06_goes_on_in_a_study_that_was_copied_without_its_volumes(demo, tmp_path):
+def test_06_draws_the_volumes_again_in_a_study_that_was_copied_without_them(demo, tmp_path):
     study = Study(shutil.copytree(demo.root, tmp_path / "copied"))
     shutil.rmtree(study.path("dataset"))
     cases = pd.read_csv(study.path("cases"))
-    cases.assign(image="/gone/" + cases["case"]).to_csv(study.path("cases"), index=False)
+    elsewhere = "/gone/CT_scans/" + cases["case"] + ".nii.gz"
+    cases.assign(image=elsewhere).to_csv(study.path("cases"), index=False)
     shutil.rmtree(study.path("predictions"))
     (made,) = notebooks.run_notebooks(study, {}, ["06"])
-    assert "volumes not found: phantom_01_1" in made.read_text()
-    assert not study.path("predictions").joinpath("nifti").exists()
+    assert "volumes not found: none" in made.read_text()
+    assert list(study.path("predictions").joinpath("nifti").glob("*/*.nii.gz"))
     assert study.path("cases_scores").exists()
 
 

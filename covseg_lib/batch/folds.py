@@ -203,7 +203,7 @@ def train_lungs(
 def _predicted_lungs(recipe, slices, log):
     """Return the masks of a lung model, (N, size, size, 1) uint8; train and predict if needed."""
     _train(recipe, slices, log)
-    if not run_folder.is_current(slices.study, "predicted_lungs", recipe.run):
+    if not run_folder.is_made(slices.study, "predicted_lungs", recipe.run):
         prediction.predict_lungs(models.load_run(slices.study, recipe.run), slices)
     return np.load(slices.study.path("predicted_lungs", run=recipe.run), mmap_mode="r")
 

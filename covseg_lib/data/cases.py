@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 
 from covseg_lib import files
-from covseg_lib.data import file_names
+from covseg_lib.data import file_names, sources
+from covseg_lib.data.pairs import Case
 from covseg_lib.images import nifti
 from covseg_lib.study import Study
 
@@ -28,17 +28,6 @@ REPORT_CASES = (  # 418 + 93 + 66 + 42 + 42 = the report's 661 slices
     "radiopaedia_30_86490_1",
     "radiopaedia_40_86625_0",
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """The NIfTI files of a CT volume, its lesion mask and, if there is one, its lung mask."""
-
-    name: str
-    patient: str
-    image: Path
-    mask: Path
-    lungs: Path | None = None
 
 
 def pair_files(
@@ -115,24 +104,85 @@ def same_patient_hint(cases: Sequence[Case]) -> str:
     )
 
 
-def find_image(study: Study, case: str) -> Path | None:
-    """Return the CT volume of a sliced case, or None if it is not found.
+def find_image(study: Study, case: str) -> Path:
+    """Return the CT volume of a sliced case, as `find_images` does.
 
-    The volume is searched for where it was when it was sliced, then in the data set's folder:
-    a study may have been copied to another machine, with or without its volumes.
+    Raises FileNotFoundError, which says where it was, if it is not found.
     """
-    listed = files.read_csv(study.need("cases"), "case")
-    image = Path(str(listed.loc[case, "image"]))
-    if image.exists():
-        return image
-    folder = _existing_folders(study.dataset())["image"]
-    return _files_by_case(folder, {}).get(case) if folder else None
+    found, not_found = find_images(study, [case])
+    if not_found:
+        raise FileNotFoundError(
+            f"volumes not found: {not_found}, or set SCANS to a folder of scans"
+        )
+    return found[case]
 
 
-def missing_volumes(study: Study) -> list[str]:
-    """Return the names of the sliced cases whose volumes `find_image` does not find."""
-    listed = files.read_csv(study.need("cases"))
-    return [case for case in listed["case"] if not find_image(study, case)]
+def find_images(study: Study, names: Sequence[str] = ()) -> tuple[dict[str, Path], str]:
+    """Find the CT volumes of sliced cases, also on a machine that did not slice them.
+
+    A volume is searched for where it was when it was sliced, then by its name in the data set that
+    the study was made from. If that is gone, it is drawn or fetched again.
+
+    Parameters
+    ----------
+    study : Study
+    names : sequence of str
+        The cases. Default: all.
+
+    Returns
+    -------
+    {case: its volume}; a text that says which cases are not found and why, "" if all are found
+    """
+    listed = files.read_csv(study.need("cases"), "case")["image"]
+    sliced = {name: listed[name] for name in names or listed.index}
+    found = {name: Path(image) for name, image in sliced.items() if Path(image).exists()}
+    if len(found) == len(sliced):
+        return found, ""
+    before = {name: PureWindowsPath(image) for name, image in sliced.items()}  # reads any path
+    places, why = _places(study)
+    for place in places:
+        images = _images_in(place, {path.parent.name for path in before.values()})
+        for name, path in before.items():
+            image = images.get(file_names.case_name(path.name))
+            if image:
+                found.setdefault(name, image)
+    missing = [name for name in sliced if name not in found]
+    if not missing:
+        return found, ""
+    folders = sorted({str(Path(sliced[name]).parent) for name in missing})
+    return found, (
+        f"{', '.join(missing)}. They were in {', '.join(folders)} when they were sliced, and "
+        f"{why}. Run notebook 01 again, with DATASET if they lie in a folder of yours"
+    )
+
+
+def _places(study):
+    """Return the folders in which a study's volumes may be, and why they are not found elsewhere.
+
+    The volumes are drawn or fetched if necessary.
+    """
+    settings = study.settings()
+    source = settings["source"]
+    if source == "folder":
+        places = list(dict.fromkeys([study.dataset(settings), study.path("dataset")]))
+    else:
+        try:
+            places = [sources.prepare_volumes(study, settings)]
+        except Exception as error:  # pooch, requests and zipfile have errors of their own
+            why = f"the source {source!r} cannot give them again"
+            return [], f"{why} ({type(error).__name__}: {error})"
+    return places, f"are not in {' or '.join(map(str, places))}"
+
+
+def _images_in(place, names):
+    """Return {case: image} of a data set's folder of images, or else of its folders `names`."""
+    known = _existing_folders(place)["image"]
+    folders = [known] if known else [place / name for name in names]
+    images = {}
+    for folder in filter(Path.is_dir, folders):
+        for path in nifti.list_files(folder):
+            images[file_names.case_name(path)] = path
+    return images
 
 
 def _select(wanted, existing):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-# what nnU-Net, MosMedData, the COVID-19-20 challenge, BIDS and others add to the name of a case
+# what MosMedData, the COVID-19-20 challenge, BIDS and others add to the name of a case
 ADDITIONS = re.compile(
-    r"([_-](0000|ct|image|img|mask|seg|dseg|label|lesions?|infection|lungs?|lung_mask))+$", re.I
+    r"([_-](ct|image|img|mask|seg|dseg|label|lesions?|infection|lungs?|lung_mask))+$", re.I
 )
+CHANNEL = "_0000"  # what nnU-Net adds to the names of all images: the number of the channel
 SCANS_OF_PATIENTS = re.compile(r"(radiopaedia_\d+_\d+|phantom_\d+)_\d+")  # patient_scan
 KAGGLE_NAMES = {"radiopaedia_29_86490_1": "radiopaedia_30_86490_1"}  # Kaggle's: Zenodo's
 
@@ -46,14 +47,17 @@ def patient_name(case: str) -> str:
 def without_addition(name: str) -> str:
     """Return the name of a case without what other programs add at its end.
 
-    >>> without_addition("ct_001_0000"), without_addition("study_0255_mask")
-    ('ct_001', 'study_0255')
+    >>> without_addition("study_0255_mask"), without_addition("covid19-A-0000_ct")
+    ('study_0255', 'covid19-A-0000')
     """
     return ADDITIONS.sub("", name) or name
 
 
 def match_names(*folders: dict[str, Path]) -> list[dict[str, Path]]:
     """Let names without a partner lose what other programs add to them, if they stay unique.
+
+    Zeros at the end are nnU-Net's channel only as `_0000`, and only if all names of a folder have
+    them; else they are a number.
 
     Parameters
     ----------
@@ -69,13 +73,25 @@ def match_names(*folders: dict[str, Path]) -> list[dict[str, Path]]:
     >>> match_names({"ct_1_0000": "image"}, {"ct_1": "mask"})
     [{'ct_1': 'image'}, {'ct_1': 'mask'}]
     """
-    paired, renamed = folders[0].keys() & folders[1].keys(), []
-    for paths in folders:
-        shorter = {name: without_addition(name) for name in paths if name not in paired}
-        counts = Counter(shorter.values())
-        taken = {old: new for old, new in shorter.items() if counts[new] == 1 and new not in paths}
-        renamed.append({taken.get(name, name): path for name, path in paths.items()})
-    return renamed
+    paired = folders[0].keys() & folders[1].keys()
+    shorter = [_shorten(paths, paired, without_addition) for paths in folders]
+    paired = shorter[0].keys() & shorter[1].keys()
+    for number, paths in enumerate(folders):
+        if all(name.endswith(CHANNEL) for name in paths):
+            shorter[number] = _shorten(shorter[number], paired, _without_channel)
+    return shorter
+
+
+def _without_channel(name):
+    return without_addition(name.removesuffix(CHANNEL))
+
+
+def _shorten(paths, paired, shorten):
+    """Return {name: path} with names that are not in `paired` shortened, if they stay unique."""
+    shorter = {name: shorten(name) for name in paths if name not in paired}
+    counts = Counter(shorter.values())
+    taken = {old: new for old, new in shorter.items() if counts[new] == 1 and new not in paths}
+    return {taken.get(name, name): path for name, path in paths.items()}
 
 
 def read_patients(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -2,13 +2,24 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from covseg_lib.data.cases import Case
 from covseg_lib.images import geometry, nifti, volumes
 from covseg_lib.settings import DEFAULT_READING, Reading
+
+
+@dataclass(frozen=True)
+class Case:
+    """The NIfTI files of a CT volume, its lesion mask and, if there is one, its lung mask."""
+
+    name: str
+    patient: str
+    image: Path
+    mask: Path
+    lungs: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import os
 import shutil
 import zipfile
 from concurrent.futures import Executor
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from covseg_lib import files, parallel
-from covseg_lib.data.cases import Case
-from covseg_lib.data.pairs import read_pair
+from covseg_lib.data.pairs import Case, read_pair
 from covseg_lib.images import geometry, intensities, nifti
 from covseg_lib.settings import DEFAULT_READING, Reading
 from covseg_lib.study import Study
@@ -69,30 +69,17 @@ def slice_cases(
 
 def _slice_cases(cases, study, reading, pool, left_over, strict):
     staging = files.staging_path(study.path("sliced_data"))
-    for folder in (staging, study.path("sliced_data")):
-        files.remove_temporary_files(folder)
-    new = {case.name: staging / f"{case.name}.npz" for case in cases}
-    old = {case.name: study.path("sliced_case", case=case.name) for case in cases}
-    jobs = [
-        (case, new[case.name], reading)
-        for case in sorted(cases, key=_file_size, reverse=True)  # the largest first
-        if not is_current(old[case.name], case, reading)
-        and not is_current(new[case.name], case, reading)
-    ]
+    made, jobs = _plan(cases, study, staging, reading)
     problems = parallel.run_jobs(pool, slice_case, jobs, "slicing")
     wrong = {job[0].name: text for job, text in zip(jobs, problems, strict=True) if text}
     wrong = left_over | wrong
+    about = {case.name: read_about(made[case.name]) for case in cases if case.name not in wrong}
+    wrong |= _same_voxels(cases, about)
     good = [case for case in cases if case.name not in wrong]
-    about = [read_about(new[c.name] if new[c.name].exists() else old[c.name]) for c in good]
-    twins = _same_voxels(good, about)
-    if twins:
-        wrong |= twins
-        kept = [(c, row) for c, row in zip(good, about, strict=True) if c.name not in twins]
-        good, about = [c for c, _ in kept], [row for _, row in kept]
     error = ""
     if not good or (wrong and strict):
         error = _describe(wrong, len(cases) + len(left_over))
-    elif not any(row["lesion_slices"] for row in about):
+    elif not any(about[case.name]["lesion_slices"] for case in good):
         error = (
             f"none of the {len(good)} masks has a lesion, so there is nothing to learn or to test; "
             "the study is unchanged. Look at the masks in a viewer: are they empty?"
@@ -101,10 +88,42 @@ def _slice_cases(cases, study, reading, pool, left_over, strict):
         shutil.rmtree(staging, ignore_errors=True)
         raise ValueError(error)
     _move_into_study(good, staging, study)
-    rows = [
-        {"case": c.name, "patient": c.patient} | row for c, row in zip(good, about, strict=True)
-    ]
+    rows = [_row(case, about[case.name]) for case in good]
     return files.write_csv(study.path("cases"), pd.DataFrame(rows)), wrong
+
+
+def _plan(cases, study, staging, reading):
+    """Return {case: its file, in the study or in `staging`}, and jobs for those that are not there.
+
+    What an interrupted call left in `staging` is removed if it would now take the place of a case
+    that is right in the study, or is of a case that is not wanted any more.
+    """
+    files.remove_temporary_files(study.path("sliced_data"))
+    made = {}
+    jobs = []
+    for case in sorted(cases, key=_file_size, reverse=True):  # the largest first
+        path = study.path("sliced_case", case=case.name)
+        if not is_current(path, case, reading):
+            path = staging / path.name
+            if not is_current(path, case, reading):
+                jobs.append((case, path, reading))
+        made[case.name] = path
+    for path in staging.glob("*"):
+        if path not in made.values():
+            path.unlink()
+    return made, jobs
+
+
+def _row(case, about):
+    """Return a case's row of cases.csv; its files may have moved since it was sliced."""
+    return {
+        "case": case.name,
+        "patient": case.patient,
+        **about,
+        "image": str(case.image.absolute()),
+        "mask": str(case.mask.absolute()),
+        "lungs": str(case.lungs.absolute()) if case.lungs else "",
+    }
 
 
 def _same_voxels(cases, about):
@@ -112,9 +131,12 @@ def _same_voxels(cases, about):
 
     Otherwise a patient split would test on a scan that it trained on.
     """
-    first, twins = {}, {}
-    for case, row in zip(cases, about, strict=True):
-        voxels = row["pixels"].split("-")[0]  # of the image
+    first = {}
+    twins = {}
+    for case in cases:
+        if case.name not in about:
+            continue
+        voxels = about[case.name]["pixels"].split("-")[0]  # of the image
         other = first.setdefault(voxels, case)
         if other.patient != case.patient:
             twins[case.name] = (
@@ -142,23 +164,23 @@ def _describe(wrong, count):
 
 def _move_into_study(cases, staging, study):
     """Move new files into the study, and remove files of other cases."""
-    made = {path.stem: path for path in staging.glob("*.npz")}
-    stale = {path.stem: path for path in study.path("sliced_data").glob("*.npz")}
-    for case in cases:
-        stale.pop(case.name, None)
-    if made or stale:
+    names = {case.name for case in cases}
+    folder = study.path("sliced_data")
+    new = [path for path in staging.glob("*.npz") if path.stem in names]
+    stale = [path for path in folder.glob("*.npz") if path.stem not in names]
+    if new or stale:
         study.path("cases").unlink(missing_ok=True)
-    for path in stale.values():
+    for path in stale:
         path.unlink()
-    study.path("sliced_data").mkdir(parents=True, exist_ok=True)
-    for case in cases:
-        if case.name in made:
-            os.replace(made[case.name], study.path("sliced_case", case=case.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        os.replace(path, folder / path.name)
     shutil.rmtree(staging, ignore_errors=True)
 
 
 def slice_case(case: Case, path: Path, reading: Reading) -> str:
     """Slice one case into the file `path`; return what is wrong with it, or ""."""
+    made_from = fingerprint(case.image, case.mask, case.lungs, reading)  # before they can change
     try:
         pair = read_pair(case, reading)
     except ValueError as error:
@@ -173,10 +195,7 @@ def slice_case(case: Case, path: Path, reading: Reading) -> str:
         "height": pair.image.shape[1],
         "width": pair.image.shape[2],
         "mm": geometry.spacing_mm(header),
-        "image": str(case.image.absolute()),
-        "mask": str(case.mask.absolute()),
-        "lungs": str(case.lungs.absolute()) if case.lungs else "",
-        "made_from": fingerprint(case.image, case.mask, case.lungs, reading),
+        "made_from": made_from,
         "warning": "; ".join(warnings),
     }
     arrays = {"images": pair.image, "masks": pair.mask}
@@ -208,7 +227,7 @@ def read_about(path: Path) -> dict:
         members = {member.filename: member.CRC for member in archive.infolist()}
         names = [name for name in members if name in ("images.npy", "masks.npy", "lungs.npy")]
         checksum = "-".join(f"{members[name]:08x}" for name in names)
-        return {"pixels": checksum, "warning": ""} | json.loads(str(sliced["about"]))
+        return {"pixels": checksum} | json.loads(str(sliced["about"]))
 
 
 def is_current(path: Path, case: Case, reading: Reading) -> bool:
@@ -226,12 +245,7 @@ def fingerprint(image: Path, mask: Path, lungs: Path | None, reading: Reading) -
     """Return a short text that changes if the files (size, time of change) or settings change."""
     paths = [path for path in (image, mask, lungs) if path and path.exists()]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    options = [list(reading.window_hu), reading.step]
-    others = [reading.intensities, list(reading.lesion_labels), reading.orientation]
-    if others != ["auto", [], ""]:  # version 0.1 did not have them
-        options += others
-    text = json.dumps([stats, *options])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([stats, astuple(reading)]).encode()).hexdigest()[:16]
 
 
 def checksum_of_cases(cases: pd.DataFrame) -> str:

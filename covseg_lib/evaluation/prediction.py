@@ -93,7 +93,7 @@ def predict_study(run: Run, slices: Slices) -> np.ndarray:
 
 def is_predicted(study: Study, run: str) -> bool:
     """Return whether a run's present weights and rules have made its predictions."""
-    return all(run_folder.is_current(study, name, run) for name in ("prediction", "counts"))
+    return all(run_folder.is_made(study, name, run) for name in ("prediction", "counts"))
 
 
 def predict_lungs(run: Run, slices: Slices) -> np.ndarray:

@@ -14,7 +14,7 @@ from covseg_lib.data import slicing
 from covseg_lib.data.slices import Slices
 from covseg_lib.evaluation import prediction, tables
 from covseg_lib.images import resizing
-from covseg_lib.training.run_folder import RunFolder, need_current
+from covseg_lib.training.run_folder import RunFolder, need_made
 
 TOLERANCE_MM = 3.0  # for infections, as the authors of the data use it (Ma et al., 2021)
 
@@ -62,7 +62,7 @@ def surface_table(slices: Slices) -> pd.DataFrame:
             continue
         test = slices.rows("test", split=recipe.split, fold=recipe.fold)
         tested = slices.table.loc[test].assign(row=np.arange(len(test)))
-        probabilities = np.load(need_current(study, "prediction", run), mmap_mode="r")
+        probabilities = np.load(need_made(study, "prediction", run), mmap_mode="r")
         rules = RunFolder.of(study, run).read().rules
         for case, of_case in tested.groupby("case", sort=False):
             scores = _score_case(study, case, probabilities[of_case["row"]], rules)

@@ -27,7 +27,7 @@ def predicted_runs(study: Study) -> dict[str, Recipe]:
     return {
         run: state.recipe
         for run, state in found.items()
-        if run_folder.is_current(study, "counts", run)
+        if run_folder.is_made(study, "counts", run)
     }
 
 
@@ -92,7 +92,7 @@ def read_counts(study: Study, run: str) -> pd.DataFrame:
 
     Raises FileNotFoundError if they are not of the run's present weights and rules.
     """
-    return files.read_csv(run_folder.need_current(study, "counts", run))
+    return files.read_csv(run_folder.need_made(study, "counts", run))
 
 
 def pixel_counts(
@@ -178,7 +178,7 @@ def dice_by_threshold(slices: Slices, thresholds: tuple[float, ...] = THRESHOLDS
     counts: dict[tuple[str, str], np.ndarray] = {}
     for run, made in compared_runs(slices.study).items():
         truth = slices.masks[slices.rows("test", split=made.split, fold=made.fold)]
-        probabilities = np.load(run_folder.need_current(slices.study, "prediction", run))
+        probabilities = np.load(run_folder.need_made(slices.study, "prediction", run))
         found = [count_pixels(truth, probabilities >= threshold) for threshold in thresholds]
         key = made.split, made.model
         counts[key] = np.array(found) + counts.get(key, 0)

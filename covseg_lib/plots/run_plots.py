@@ -20,7 +20,7 @@ from covseg_lib.training import batches, callbacks
 from covseg_lib.training.models import Run
 from covseg_lib.training.objectives import OBJECTIVES
 from covseg_lib.training.recipes import Recipe, run_name
-from covseg_lib.training.run_folder import RunFolder, need_current
+from covseg_lib.training.run_folder import RunFolder, need_made
 
 MAX_MODELS = 6  # shown at most: a sweep may have a hundred
 
@@ -195,6 +195,6 @@ def _test_slices(slices, run):
     state = RunFolder.of(slices.study, run).read()
     rows = slices.rows("test", split=state.recipe.split, fold=state.recipe.fold)
     table = slices.table.loc[rows]
-    probabilities = np.load(need_current(slices.study, "prediction", run))
+    probabilities = np.load(need_made(slices.study, "prediction", run))
     found = prediction.study_masks(slices.study, table["case"], probabilities, state.rules)
     return table, slices.images[rows, ..., 0], slices.masks[rows, ..., 0], found[..., 0]

@@ -14,7 +14,7 @@ from covseg_lib.images import resizing
 from covseg_lib.training import devices
 from covseg_lib.training.augmentation import Augmentation
 from covseg_lib.training.recipes import Recipe, run_name
-from covseg_lib.training.run_folder import RunFolder, need_current
+from covseg_lib.training.run_folder import RunFolder, need_made
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def lung_checksum(recipe: Recipe, slices: Slices) -> str:
     if recipe.lungs in ("none", "given"):
         return ""
     run = run_name(recipe.lungs, recipe.fold)
-    need_current(slices.study, "predicted_lungs", run)
+    need_made(slices.study, "predicted_lungs", run)
     return RunFolder.of(slices.study, run).read().checksum
 
 
@@ -205,7 +205,7 @@ def _open_lungs(recipe, slices):
         slices.study.need("lungs")
         return slices.lungs
     run = run_name(recipe.lungs, recipe.fold)
-    return np.load(need_current(slices.study, "predicted_lungs", run), mmap_mode="r")
+    return np.load(need_made(slices.study, "predicted_lungs", run), mmap_mode="r")
 
 
 def true_masks(recipe: Recipe, slices: Slices) -> np.ndarray:

@@ -364,7 +364,7 @@ def _read_finished(study):
     return {run: state for run, state in read_runs(study).items() if state.finished}
 
 
-def is_current(study: Study, name: str, run: str) -> bool:
+def is_made(study: Study, name: str, run: str) -> bool:
     """Return whether a file was made by the weights and rules that a run has now.
 
     Parameters
@@ -381,13 +381,13 @@ def is_current(study: Study, name: str, run: str) -> bool:
     return state.made.get(name) == state.checksum and study.path(name, run=run).exists()
 
 
-def need_current(study: Study, name: str, run: str) -> Path:
+def need_made(study: Study, name: str, run: str) -> Path:
     """Return the path of such a file.
 
     Raises FileNotFoundError, which names the notebook that makes it, if there is none, or if it was
     made by other weights or rules than the run has now.
     """
-    if not is_current(study, name, run):
+    if not is_made(study, name, run):
         path, maker = study.path(name, run=run), LAYOUT[name][1]
         raise FileNotFoundError(
             f"no {path.name} in {path.parent} by the present weights of the run {run}: run {maker} "
