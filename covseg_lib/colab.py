@@ -25,6 +25,13 @@ NO_GPU = (
 )
 
 
+DOWNLOADING = (
+    "END_RUNTIME: the runtime was not ended, because the browser may still be downloading. When the "
+    "file is there, end it in the menu: Runtime, Disconnect and delete runtime"
+)
+downloads: list[str] = []  # files that the browser downloads, or has downloaded
+
+
 def on_colab() -> bool:
     """Return whether this runs on Colab, in a notebook or in a process started by one."""
     if on_kaggle():  # its image is made from Colab's
@@ -113,7 +120,8 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
 def end_runtime(wanted: bool) -> None:
     """On Colab, end the runtime after the cell with `study.listing`, if wanted.
 
-    Drive is saved first.
+    Drive is saved first. If a download has begun, the runtime stays: nothing tells when the browser
+    has the whole file.
     """
     if as_bool("END_RUNTIME", wanted) and "google.colab" in sys.modules:
         from google.colab import drive as google_drive
@@ -121,7 +129,11 @@ def end_runtime(wanted: bool) -> None:
         from IPython import get_ipython
 
         def end(result):
-            if "study.listing(" in result.info.raw_cell:
+            if "study.listing(" not in result.info.raw_cell:
+                return
+            if downloads:
+                print(DOWNLOADING)  # noqa: T201
+            else:
                 google_drive.flush_and_unmount()
                 runtime.unassign()
 
@@ -194,7 +206,9 @@ def download_folder(folder: Path) -> None:
     if "google.colab" in sys.modules:
         from google.colab import files as browser
 
-        browser.download(shutil.make_archive(str(folder), "zip", folder))
+        archive = shutil.make_archive(str(folder), "zip", folder)
+        downloads.append(archive)
+        browser.download(archive)
 
 
 def gpu_capabilities() -> list[float]:

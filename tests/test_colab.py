@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +177,36 @@ def test_the_runtime_ends_after_the_last_cell_if_wanted(runtime, project, wanted
     printed = runtime.run(notebook)
     ended = "Drive is saved\nthe runtime ends\n" if wanted else ""
     assert printed.endswith(f"begun\nmade\n{ended}")
+
+
+def test_a_download_that_may_still_be_going_keeps_the_runtime(runtime, project, tmp_path):
+    runtime.put_project(project, runtime.on_drive / "covseg")
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    (tmp_path / "out" / "masks" / "mask.nii.gz").write_bytes(b"mask")
+    set_up = f'STUDY, END_RUNTIME = "", True\n{set_up_cell()}'
+    last = f"colab.download_folder({str(tmp_path / 'out' / 'masks')!r})  # study.listing(...)"
+    cells = [nbformat.v4.new_code_cell(cell) for cell in (set_up, last)]
+    printed = runtime.run(nbformat.v4.new_notebook(cells=cells))
+    assert "the runtime ends" not in printed
+    assert "the runtime was not ended, because the browser may still be downloading" in printed
+
+
+def test_processes_on_one_gpu_share_its_memory(project):
+    """The first one must not take all of it: TensorFlow and JAX read these at their import."""
+    code = "import os, covseg_lib; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'], "
+    code += "os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])"
+
+    def printed(**environment):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("XLA_")}
+        kept.pop("TF_FORCE_GPU_ALLOW_GROWTH", None)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=project, env=kept | environment, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    assert printed() == "true false"
+    assert printed(TF_FORCE_GPU_ALLOW_GROWTH="false") == "false false"
 
 
 def test_jupyter_never_reaches_colab(project):

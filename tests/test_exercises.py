@@ -13,7 +13,7 @@ from conftest import answers
 
 from covseg_lib.batch import notebooks
 from covseg_lib.lessons import exercises
-from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG
+from covseg_lib.lessons.answers import OPEN, RIGHT, WRONG, is_close
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 CHECKS = {
@@ -182,3 +182,55 @@ def test_an_answer_calls_the_check_of_its_exercise(name):
 def test_a_mask_elsewhere_is_not_in_the_same_place():
     assert exercises.mask_in_place(True, 2 / 125, _file(1).header, _file(2)).startswith(WRONG)
     assert exercises.mask_in_place(False, 2 * 8 / 1000, _file(1).header, _file(2)).startswith(RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "is_right"),
+    [
+        (0.00249, 0.00249, True),
+        (0.0025, 0.00249, True),  # rounded to two digits
+        (0.002, 0.00249, False),  # one digit is too few
+        (0.0, 0.00249, False),
+        (0.0049, 0.00249, False),  # the fixed tolerance of 0.005 took this for right
+        (0.9, 0.94, False),
+        (0.93, 0.9329, True),
+        (12.3, 12.34, True),
+        (1230, 1234, True),
+        (1300, 1234, False),
+        (1e-05, 1.04e-05, False),
+        (0, 0.0, True),
+        (1e-17, 0.0, True),
+        (0.001, 0.0, False),
+        (-0.0025, -0.00249, True),
+        (0.0025, -0.00249, False),
+        (np.float32(0.25), 0.25, True),
+        (np.array(0.25), 0.25, True),
+        (float("nan"), 0.25, False),
+        (float("inf"), 0.25, False),
+        ("a quarter", 0.25, False),
+        (None, 0.25, False),
+        (np.zeros(3), 0.0, False),
+    ],
+)
+def test_an_answer_is_compared_by_its_size_and_its_digits(given, right, is_right):
+    assert is_close(given, right) == is_right
+
+
+def test_a_small_share_is_right_although_it_is_near_that_of_all_pixels():
+    """Of 1,000 pixels 5 are lesion, and 402 are as bright: 5 / 402 is 0.0124."""
+    images = np.zeros((1, 10, 100), np.uint8)
+    images[0, :4] = 100
+    masks = np.zeros_like(images)
+    masks[0, 0, :5] = 1
+    images[0, 5, :2] = 100
+    said = exercises.lesion_share(0.0124, images, masks)
+    assert said.startswith(RIGHT), said
+    said = exercises.lesion_share(0.005, images, masks)
+    assert "among all pixels" in said
+
+
+def test_small_gains_are_told_apart():
+    """The best epoch gains 0.0003 over the empty mask, which has 0.75."""
+    scores = pd.Series([0.7, 0.7503])
+    assert exercises.empty_mask(0.75, 0.0003, TRUTH, scores).startswith(RIGHT)
+    assert "minus empty" in exercises.empty_mask(0.75, 0.0002, TRUTH, scores)

@@ -132,3 +132,12 @@ def test_text_that_looks_like_a_number_comes_back_as_text(tmp_path):
     }
     assert table["dice"].isna().tolist() == [False, True]
     assert files.read_csv(tmp_path / "a.csv", "run").index.tolist() == ["001", "NA"]
+
+
+def test_the_score_called_precision_is_a_number(tmp_path):
+    """Runs have a precision, too, which is text: float32."""
+    (tmp_path / "scores.csv").write_text("model,precision\ndice,0.123456789012345\n")
+    scores = files.read_csv(tmp_path / "scores.csv", "model")
+    assert scores.round(4).to_string().endswith("0.1235")
+    (tmp_path / "runs.csv").write_text("run,precision\n001,float32\n")
+    assert files.read_csv(tmp_path / "runs.csv").to_numpy().tolist() == [["001", "float32"]]
