@@ -1,4 +1,4 @@
-"""The grid of a sweep: its runs, checked before anything starts, and an estimate of their time."""
+"""The grid of a sweep: its runs, checked before anything starts."""
 
 import itertools
 import re
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from covseg_lib.batch import notebooks, runs
+from covseg_lib.batch import notebooks
 from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 from covseg_lib.training import recipes
@@ -54,47 +52,6 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
     return {name: [parse_value(value) for value in values.split(",")] for name, values in pairs}
-
-
-def read_sweep_file(path: Path) -> tuple[list[str], dict[str, list], dict]:
-    """Read a YAML file with the entries notebooks, vary and parameters; all are optional.
-
-    Returns
-    -------
-    notebooks, for example ["03"]; {name: values} to vary; {name: value} of parameters of all runs
-
-    Raises
-    ------
-    ValueError
-        The file is not a sweep file, or has other entries.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-        unknown = set(content) - {"notebooks", "vary", "parameters"}
-        numbers = _as_list(content.get("notebooks", []))
-        numbers = [f"{number:02d}" if isinstance(number, int) else number for number in numbers]
-        vary = {str(name): _as_list(values) for name, values in content.get("vary", {}).items()}
-        parameters = content.get("parameters", {}).items()
-        parameters = {str(name): _parse(value) for name, value in parameters}
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a sweep file ({error}): docs/sweeps.md shows an example"
-        ) from error
-    if unknown:
-        raise ValueError(
-            f"{path} has the entry {', '.join(map(str, unknown))}: "
-            "expected only notebooks, vary and parameters"
-        )
-    return numbers, vary, parameters
-
-
-def _as_list(values):
-    return [_parse(value) for value in (values if isinstance(values, list) else [values])]
-
-
-def _parse(value):
-    """Convert a text of a YAML file as on the command line: YAML reads 1e-4 as text."""
-    return parse_value(value) if isinstance(value, str) else value
 
 
 def plan_sweep(
@@ -182,19 +139,3 @@ def _plan_job(study, path, varied, parameters):
     recipes.is_finished(recipe, study)  # raises if the folder holds a run with another recipe
     given |= {"RUN": run, "STUDY": str(study.root.resolve())}
     return SweepJob(path, given, recipe, study.path("executed", run=recipe.run).resolve())
-
-
-def estimate_seconds(study: Study, jobs: Sequence[SweepJob]) -> list[float]:
-    """Return the seconds that each job's training would take, without the notebook's start.
-
-    The estimate is epochs times the median epoch of the study's finished runs with the same
-    network and precision; NaN if there are none.
-    """
-    network = ["base_filters", "depth", "precision"]
-    past = runs.list_runs(study)
-    epoch_s = past[past["state"] == "finished"].groupby(network)["epoch_s"].median()
-    seconds = []
-    for job in jobs:
-        key = tuple(getattr(job.recipe, name) for name in network)
-        seconds.append(float(job.recipe.epochs * epoch_s.get(key, float("nan"))))
-    return seconds
