@@ -10,7 +10,6 @@ import pandas as pd
 
 from covseg_lib import files
 from covseg_lib.scans import commands
-from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 
 STUDY = click.option(
@@ -56,9 +55,8 @@ def run_command(folder, only, parameters) -> None:
     from covseg_lib.batch import notebooks
 
     study = Study(folder)
-    values = {name: parse_value(value) for name, value in parameters}
     try:
-        executed = notebooks.run_notebooks(study, values, only)
+        executed = notebooks.run_notebooks(study, dict(parameters), only)
     except (ValueError, OSError, notebooks.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     made = {notebook.name[:2] for notebook in executed}
@@ -128,8 +126,7 @@ def sweep_command(folder, numbers, vary, parameters, workers, scheduler, dry_run
 
     study = Study(folder.resolve())
     try:
-        values = {name: parse_value(value) for name, value in parameters}
-        jobs = grid.plan_sweep(study, numbers, grid.parse_vary(vary), values)
+        jobs = grid.plan_sweep(study, numbers, grid.parse_vary(vary), dict(parameters))
         if dry_run:
             click.echo(_describe_plan(jobs, sweep.job_states(study, jobs)))
             return

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from covseg_lib import files
-from covseg_lib.settings import PROFILES, as_bool
+from covseg_lib.settings import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
 TESTED_RUNTIME = "2026-08"  # its packages are listed in tests/; `make colab-packages` changes both
@@ -115,7 +115,7 @@ def end_runtime(wanted: bool) -> None:
 
     Drive is saved first.
     """
-    if as_bool("END_RUNTIME", wanted) and "google.colab" in sys.modules:
+    if wanted and "google.colab" in sys.modules:
         from google.colab import drive as google_drive
         from google.colab import runtime
         from IPython import get_ipython

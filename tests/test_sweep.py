@@ -17,7 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from covseg_lib import files
+from covseg_lib import files, parameters
 from covseg_lib.__main__ import main
 from covseg_lib.batch import grid, notebooks, runs, sweep
 
@@ -42,6 +42,24 @@ def test_the_grid_has_every_combination_and_names_runs_after_it(jobs):
     assert all(job.recipe.base_filters == 2 for job in jobs)
 
 
+def test_false_is_false_in_a_sweep_whether_varied_or_set_for_all_runs(tiny_study):
+    vary = grid.parse_vary(["AUGMENTATION=false,true"])
+    jobs = grid.plan_sweep(tiny_study, ["05"], vary, {"TENSORBOARD": "false"})
+    assert [job.recipe.run for job in jobs] == ["dice_augmentationFalse", "dice_augmentationTrue"]
+    assert [job.recipe.augmentation for job in jobs] == [False, True]
+    assert [job.parameters["AUGMENTATION"] for job in jobs] == [False, True]
+    assert [job.parameters["TENSORBOARD"] for job in jobs] == [False, False]
+
+
+def test_a_sweep_in_a_dictionary_may_have_text_as_well(tiny_study):
+    vary = {"AUGMENTATION": ["false"], "EPOCHS": ["3"]}
+    (job,) = grid.plan_sweep(tiny_study, ["05"], vary)
+    assert job.recipe.augmentation is False
+    assert job.recipe.epochs == 3
+    with pytest.raises(ValueError, match="dice_augmentationFalse would be trained twice"):
+        grid.plan_sweep(tiny_study, ["05"], {"AUGMENTATION": ["false", False]})
+
+
 def test_the_folds_of_a_model_share_its_name(tiny_study):
     jobs = grid.plan_sweep(tiny_study, ["03", "04"], {"FOLD": [0, 1], "LEARNING_RATE": [0.01]})
     assert [job.recipe.run for job in jobs][:2] == [
@@ -62,6 +80,11 @@ def test_the_folds_of_a_model_share_its_name(tiny_study):
         (["05"], {"SPLIT": ["slcie"]}, {}, "no split 'slcie': expected \"slice\""),
         (["05"], {"BATCH_SIZE": [True]}, {}, "batch_size is True: expected"),
         (["05"], {"EPOCHS": []}, {}, "EPOCHS has no value to vary"),
+        (["05"], {"EPOCHS": 15}, {}, "EPOCHS is 15: expected a list of the values to vary"),
+        (["05"], {"SPLIT": "patient"}, {}, "SPLIT is 'patient': expected a list of the values"),
+        (["05"], {"AUGMENTATION": ["maybe"]}, {}, "AUGMENTATION is 'maybe': expected True or"),
+        (["05"], {"FOLD": ["first"]}, {}, "FOLD is 'first': expected a number"),
+        (["05"], {"SEED": [1]}, {"LUNGS": 5}, "LUNGS is 5: expected text"),
         (["05"], {"SEED": [1]}, {"RESUME": False}, "RESUME cannot be given here"),
         (["05"], {"RUN": ["a", "b"]}, {}, "RUN cannot be given here"),
         (["05"], {"SEED": [1]}, {"SEED": 2}, "SEED is varied and set for all runs"),
@@ -342,6 +365,6 @@ def test_the_best_run_has_the_highest_validation_score():
 
 def test_the_notebooks_that_train_have_the_parameter_run(project):
     training = [
-        path.stem for path in notebooks.find_notebooks() if "RUN" in notebooks.parameter_names(path)
+        path.stem for path in notebooks.find_notebooks() if "RUN" in parameters.notebook_kinds(path)
     ]
     assert training == ["03_train_accuracy", "04_train_iou", "05_train_dice"]

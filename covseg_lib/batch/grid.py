@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covseg_lib.batch import notebooks
-from covseg_lib.settings import parse_value
+from covseg_lib.parameters import notebook_kinds, read_parameters
 from covseg_lib.study import Study
 from covseg_lib.training import recipes
 from covseg_lib.training.recipes import Recipe
@@ -33,15 +33,15 @@ class SweepJob:
     out: Path
 
 
-def parse_vary(texts: Sequence[str]) -> dict[str, list]:
-    """Convert texts NAME=VALUE,VALUE of the command line to {name: values}.
+def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Convert texts NAME=VALUE,VALUE of the command line to {name: texts of the values}.
 
     Raises ValueError for a text of another form, and for a name that is given twice.
 
     Examples
     --------
     >>> parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
-    {'EPOCHS': [10, 50], 'SPLIT': ['slice']}
+    {'EPOCHS': ['10', '50'], 'SPLIT': ['slice']}
     """
     wrong = [text for text in texts if not re.fullmatch(r"\w+=[^,=]+(,[^,=]+)*", text)]
     if wrong:
@@ -51,7 +51,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list]:
     pairs = [text.split("=") for text in texts]
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
-    return {name: [parse_value(value) for value in values.split(",")] for name, values in pairs}
+    return {name: values.split(",") for name, values in pairs}
 
 
 def plan_sweep(
@@ -71,7 +71,7 @@ def plan_sweep(
     numbers : sequence of str
         Notebooks that train, for example "03".
     vary : dict of lists
-        {name: values} of the parameters to vary.
+        {name: values} of the parameters to vary. A value may be text, as on the command line.
     parameters : dict, optional
         {name: value} of parameters that all runs have.
 
@@ -90,8 +90,13 @@ def plan_sweep(
     combinations = [
         dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
     ]
-    paths = notebooks.find_notebooks(numbers)
-    jobs = [_plan_job(study, path, varied, parameters) for path in paths for varied in combinations]
+    jobs = []
+    for path in notebooks.find_notebooks(numbers):
+        kinds = notebook_kinds(path)
+        _check_notebook(path, kinds, vary.keys() | parameters.keys())
+        given = read_parameters(parameters, kinds)
+        for combination in combinations:
+            jobs.append(_plan_job(study, path, read_parameters(combination, kinds), given))
     names = [job.recipe.run for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -111,20 +116,25 @@ def _check_names(vary, parameters):
     both = sorted(parameters.keys() & vary.keys())
     if both:
         raise ValueError(f"{both[0]} is varied and set for all runs: give it only once")
-    empty = [name for name, values in vary.items() if not values]
-    if empty:
-        raise ValueError(f"{empty[0]} has no value to vary: give at least one")
+    for name, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(f"{name} is {values!r}: expected a list of the values to vary")
+        if not values:
+            raise ValueError(f"{name} has no value to vary: give at least one")
+
+
+def _check_notebook(path, kinds, names):
+    """Raise ValueError if a notebook does not train, or lacks one of the parameters `names`."""
+    if "RUN" not in kinds:
+        raise ValueError(f"notebook {path.stem} does not train: choose among 03, 04 and 05")
+    unknown = sorted(names - kinds.keys())
+    if unknown:
+        raise ValueError(
+            f"no parameter {', '.join(unknown)} in {path.stem}: it has {', '.join(kinds)}"
+        )
 
 
 def _plan_job(study, path, varied, parameters):
-    known = notebooks.parameter_names(path)
-    if "RUN" not in known:
-        raise ValueError(f"notebook {path.stem} does not train: choose among 03, 04 and 05")
-    unknown = sorted((varied.keys() | parameters.keys()) - set(known))
-    if unknown:
-        raise ValueError(
-            f"no parameter {', '.join(unknown)} in {path.stem}: it has {', '.join(known)}"
-        )
     given = parameters | varied
     objective = given.get("OBJECTIVE", path.stem.rsplit("_", 1)[1])
     parts = [
