@@ -18,17 +18,13 @@ test: .venv/installed lint  ## lint, tests, and the notebooks against their comm
 check: .venv/installed lint  ## lint and the quick tests: under a minute
 	$(BIN)/pytest -m "not slow" $(QUICK)
 
-# and what takes long: twenty kills, clusters, several devices, the second demo, lowest versions
+# and what takes long: twenty kills, clusters, the second demo, lowest versions
 test-all: .venv/installed lint  ## all tests (an hour)
 	COVSEG_KILLS=20 $(BIN)/pytest -m "slow or not slow"
 	$(MAKE) test-lowest test-colab site
 
 notebooks: .venv/installed  ## make the outputs of the committed notebooks again
 	$(BIN)/python tests/refresh_notebooks.py
-	$(BIN)/python tests/test_docs.py
-
-words: .venv/installed  ## count the words of the notebooks again, in docs/lesson.md
-	$(BIN)/python tests/test_docs.py
 
 test-lowest: .venv-lowest/installed  ## the tests with the lowest versions in requirements.txt
 	.venv-lowest/bin/pytest
@@ -53,7 +49,6 @@ repository:  ## set the GitHub repository: make repository NAME=alice/covseg
 
 parts: .venv/installed  ## put badges, set-up cell and links into every notebook again
 	$(BIN)/python tests/notebook_parts.py
-	$(BIN)/python tests/test_docs.py
 
 lint: .venv/installed  ## ruff, mypy, import-linter, codespell
 	$(BIN)/ruff check .
@@ -89,4 +84,4 @@ format: .venv/installed  ## format the code
 	touch $@
 
 .PHONY: help check format demo test test-all test-lowest test-colab colab-packages browser site repository \
-  parts notebooks words lint
+  parts notebooks lint

@@ -10,7 +10,6 @@ import pandas as pd
 
 from covseg_lib import files
 from covseg_lib.scans import commands
-from covseg_lib.settings import parse_value
 from covseg_lib.study import Study
 
 STUDY = click.option(
@@ -56,9 +55,8 @@ def run_command(folder, only, parameters) -> None:
     from covseg_lib.batch import notebooks
 
     study = Study(folder)
-    values = {name: parse_value(value) for name, value in parameters}
     try:
-        executed = notebooks.run_notebooks(study, values, only)
+        executed = notebooks.run_notebooks(study, dict(parameters), only)
     except (ValueError, OSError, notebooks.NotebookFailed) as error:
         raise click.ClickException(str(error)) from error
     made = {notebook.name[:2] for notebook in executed}
@@ -102,11 +100,6 @@ def _print_results(study):
 )
 @PARAMETERS
 @click.option(
-    "--file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Read notebooks, vary and parameters from a YAML file. Other options win over it.",
-)
-@click.option(
     "--workers",
     type=click.IntRange(1),
     help="Number of notebooks that run at the same time. [default: 1 on a GPU, else up to 3]",
@@ -120,9 +113,9 @@ def _print_results(study):
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only list the runs, their state and an estimate of their time.",
+    help="Only list the runs and their states.",
 )
-def sweep_command(folder, numbers, vary, parameters, file, workers, scheduler, dry_run) -> None:
+def sweep_command(folder, numbers, vary, parameters, workers, scheduler, dry_run) -> None:
     """Train every notebook with every combination of values, and compare all runs.
 
     A run is named after what is varied, for example dice_epochs10_seed0. Run the same command again
@@ -133,10 +126,9 @@ def sweep_command(folder, numbers, vary, parameters, file, workers, scheduler, d
 
     study = Study(folder.resolve())
     try:
-        jobs = _read_jobs(study, numbers, vary, parameters, file)
+        jobs = grid.plan_sweep(study, numbers, grid.parse_vary(vary), dict(parameters))
         if dry_run:
-            seconds, states = grid.estimate_seconds(study, jobs), sweep.job_states(study, jobs)
-            click.echo(_describe_plan(seconds, states, jobs))
+            click.echo(_describe_plan(jobs, sweep.job_states(study, jobs)))
             return
         done = sweep.run_sweep(study, jobs, workers, scheduler)
         for row in done[done["state"] != "finished"].itertuples():
@@ -153,29 +145,11 @@ def sweep_command(folder, numbers, vary, parameters, file, workers, scheduler, d
         )
 
 
-def _read_jobs(study, numbers, vary, parameters, file):
-    """Return the jobs of a sweep from its options and its file; the options win."""
-    from covseg_lib.batch import grid
-
-    file_numbers, file_vary, file_values = grid.read_sweep_file(file) if file else ((), {}, {})
-    varied = grid.parse_vary(vary)
-    values = {name: parse_value(value) for name, value in parameters}
-    for name in varied.keys() | values.keys():
-        file_vary.pop(name, None)
-        file_values.pop(name, None)
-    return grid.plan_sweep(study, numbers or file_numbers, file_vary | varied, file_values | values)
-
-
-def _describe_plan(seconds, states, jobs):
-    """Return a table of the jobs, and the time that the missing ones would take."""
+def _describe_plan(jobs, states):
+    """Return a table of the jobs of a sweep and their states, as text."""
     rows = [(job.recipe.run, job.notebook.stem, job.recipe.epochs) for job in jobs]
     table = pd.DataFrame(rows, columns=["run", "notebook", "epochs"])
-    table = table.assign(state=states, minutes=(pd.Series(seconds, dtype=float) / 60).round(1))
-    total = table.loc[table["state"] == "to do", "minutes"].sum(skipna=False)
-    time = f"{total:.1f} minutes of training, one run after the other, plus each notebook's start"
-    if pd.isna(total):
-        time = "unknown time, no finished run of this network to estimate from"
-    return f"{table.to_string(index=False)}\nto do: {time}"
+    return table.assign(state=states).to_string(index=False)
 
 
 def _print_comparison(study):

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from covseg_lib import files
-from covseg_lib.settings import PROFILES, as_bool
+from covseg_lib.settings import PROFILES
 
 PROJECT = Path(__file__).resolve().parents[1]
 TESTED_RUNTIME = "2026-08"  # its packages are listed in tests/; `make colab-packages` changes both
@@ -26,8 +26,8 @@ NO_GPU = (
 
 
 DOWNLOADING = (
-    "END_RUNTIME: the runtime was not ended, because the browser may still be downloading. When the "
-    "file is there, end it in the menu: Runtime, Disconnect and delete runtime"
+    "END_RUNTIME: the runtime was not ended, because the browser may still be downloading. When "
+    "the file is there, end it in the menu: Runtime, Disconnect and delete runtime"
 )
 downloads: list[str] = []  # files that the browser downloads, or has downloaded
 
@@ -123,7 +123,7 @@ def end_runtime(wanted: bool) -> None:
     Drive is saved first. If a download has begun, the runtime stays: nothing tells when the browser
     has the whole file.
     """
-    if as_bool("END_RUNTIME", wanted) and "google.colab" in sys.modules:
+    if wanted and "google.colab" in sys.modules:
         from google.colab import drive as google_drive
         from google.colab import runtime
         from IPython import get_ipython

@@ -1,7 +1,5 @@
 """The settings of a study, and the profiles that set them all at once."""
 
-import ast
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,39 +119,6 @@ def check_setting(name: str, value: Any) -> Any:
         if not is_right(value):
             raise ValueError(f"{name.upper()} is {value!r}: expected {expected}")
     return value
-
-
-def parse_value(text: str) -> object:
-    """Convert a parameter's text to a Python value, or return the text if it is not a literal.
-
-    A tuple becomes a list, because papermill would pass it to the notebook as text.
-
-    >>> parse_value("50"), parse_value("1e-4"), parse_value("None")
-    (50, 0.0001, None)
-    >>> parse_value("001"), parse_value("slice"), parse_value("{[]: 1}"), parse_value("2024_01")
-    ('001', 'slice', '{[]: 1}', '2024_01')
-    >>> parse_value("(-160, 240)")
-    [-160, 240]
-    """
-    if re.fullmatch(r"[\d_]*_[\d_]*", text):  # a name: Python would read 2024_01 as 202401
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
-        return text
-    return list(value) if isinstance(value, tuple) else value
-
-
-def as_bool(name: str, value: Any) -> bool:
-    """Return a parameter that is true or false, also if a command line gave it as text.
-
-    >>> as_bool("STRICT", "false"), as_bool("STRICT", True)
-    (False, True)
-    """
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).lower() not in words:
-        raise ValueError(f"{name} is {value!r}: expected True or False")
-    return words[str(value).lower()]
 
 
 def _is_int(least):

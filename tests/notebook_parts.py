@@ -40,8 +40,9 @@ if (on_colab or on_kaggle) and not project.is_dir():
     url = "https://github.com/{repository}"
     subprocess.run(["git", "clone", "--depth=1", url, str(project)], check=True)
 sys.path.insert(0, str(project))
-from covseg_lib import colab
+from covseg_lib import colab, parameters
 
+parameters.correct(globals())  # papermill's text "false" becomes False
 colab.install_missing()
 colab.explain_failed_imports()
 colab.end_runtime(END_RUNTIME)  # when the list of files at the end is shown

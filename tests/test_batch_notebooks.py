@@ -1,8 +1,12 @@
 """Notebooks run one after the other: parameters, errors, the report and the command line."""
 
+import subprocess
+import sys
+
 import nbformat
 import pytest
 from click.testing import CliRunner
+from colab_runtime import set_up_cell
 from conftest import answers
 
 from covseg_lib.__main__ import main
@@ -48,9 +52,64 @@ def test_a_relative_data_set_is_in_the_current_folder(suite, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     source = "from pathlib import Path\nPath(STUDY, 'made').write_text(DATASET)"
     _notebook(notebooks.NOTEBOOKS / "01_first.ipynb", source, parameters='STUDY = ""\nDATASET = ""')
-    for given in ("mine", 2024):
+    for given in ("mine", "2024_01"):
         notebooks.run_notebooks(suite, {"DATASET": given}, ["01"])
-        assert (suite.root / "made").read_text() == str(tmp_path / str(given))
+        assert (suite.root / "made").read_text() == str(tmp_path / given)
+
+
+SWITCHES = """\
+#@title Parameters
+STUDY = ""  #@param {type:"string"}
+RESUME = True  #@param {type:"boolean"}
+MIRROR = None  #@param {type:"raw"}
+END_RUNTIME = False  #@param {type:"boolean"}"""
+TELL = "from pathlib import Path\nPath(STUDY, 'made').write_text(repr((RESUME, MIRROR)))"
+
+
+def test_false_on_the_command_line_of_run_is_false_in_the_notebook(suite):
+    _notebook(notebooks.NOTEBOOKS / "01_first.ipynb", TELL, parameters=SWITCHES)
+    command = ["run", "--study", str(suite.root), "--only", "01"]
+    done = CliRunner().invoke(main, [*command, "-p", "RESUME", "false", "-p", "MIRROR", "no"])
+    assert (suite.root / "made").read_text() == "(False, False)", done.output
+
+
+def test_the_text_false_given_to_run_notebooks_is_false_in_the_notebook(suite):
+    _notebook(notebooks.NOTEBOOKS / "01_first.ipynb", TELL, parameters=SWITCHES)
+    notebooks.run_notebooks(suite, {"RESUME": "false", "MIRROR": "FALSE"}, ["01"])
+    assert (suite.root / "made").read_text() == "(False, False)"
+
+
+def test_a_wrong_value_stops_before_any_notebook_runs(suite):
+    _notebook(notebooks.NOTEBOOKS / "02_second.ipynb", TELL, parameters=SWITCHES)
+    with pytest.raises(ValueError, match="RESUME is 'maybe': expected True or False"):
+        notebooks.run_notebooks(suite, {"RESUME": "maybe"})
+    assert not suite.root.exists()
+
+
+def _papermill(path, *options):
+    """Run a notebook by plain papermill, in the project; return the process that has ended."""
+    command = [sys.executable, "-m", "papermill", str(path), str(path.with_name("out.ipynb"))]
+    return subprocess.run(
+        [*command, *options], cwd=notebooks.PROJECT, capture_output=True, text=True
+    )
+
+
+def test_false_given_to_plain_papermill_is_false_after_the_set_up_cell(tmp_path):
+    path = tmp_path / "tiny.ipynb"
+    _notebook(path, set_up_cell(), TELL, parameters=SWITCHES)
+    options = ["-p", "STUDY", str(tmp_path), "-p", "RESUME", "false", "-p", "MIRROR", "no"]
+    done = _papermill(path, *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made").read_text() == "(False, False)"
+
+
+def test_a_number_that_plain_papermill_made_of_a_name_is_refused_with_advice(tmp_path):
+    path = tmp_path / "tiny.ipynb"
+    _notebook(path, set_up_cell(), parameters=f'{SWITCHES}\nDATASET = ""')
+    done = _papermill(path, "-p", "STUDY", str(tmp_path), "-p", "DATASET", "2024_01")
+    assert done.returncode
+    assert "DATASET is 202401: expected text" in done.stderr
+    assert "plain papermill: -r DATASET 2024_01" in done.stderr
 
 
 def test_an_unknown_parameter_lists_the_known_ones_and_runs_nothing(suite):

@@ -1,10 +1,6 @@
-"""The pages: links work, quoted messages are the library's, numbers have a source.
-
-Run as a script (`make words`) it writes the table of docs/lesson.md again.
-"""
+"""The pages: links work, quoted messages are the library's, numbers have a source."""
 
 import ast
-import math
 import re
 from pathlib import Path
 
@@ -12,15 +8,11 @@ import nbformat
 import pytest
 from conftest import answers
 
-from covseg_lib import files
 from covseg_lib.batch import notebooks
 from covseg_lib.evaluation import report
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
-LESSON = DOCS / "lesson.md"
-MARKER = "<!-- from here on `make words` writes -->\n"
-WORDS_A_MINUTE = 200
 NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in notebooks.find_notebooks()}
 PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
 
@@ -99,41 +91,6 @@ def _said():
                 )
 
 
-def lesson():
-    """Return docs/lesson.md as it should be: what is above the marker, and a row a notebook."""
-    rows = [_counted(path) for path in NOTEBOOKS]
-    total = [sum(row[column] for row in rows) for column in range(1, len(rows[0]))]
-    lines = [
-        "| | words | minutes to read | lines of code | cells | exercises |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in [*rows, ["together", *total]]]
-    return LESSON.read_text().split(MARKER)[0] + MARKER + "\n" + "\n".join(lines) + "\n"
-
-
-def _counted(path):
-    """Return a notebook's link, words, minutes, lines of code (comments aside), cells and
-    exercises.
-    """
-    cells = NOTEBOOKS[path].cells
-    prose = re.sub(r"```.*?```|\]\([^)]*\)|<[^>]+>", "", _text(path), flags=re.DOTALL)
-    words = len(re.findall(r"[^\W\d_][\w'-]*", prose))
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
-    lines = [
-        line
-        for source in code
-        for line in source.splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
-    minutes = math.ceil(words / WORDS_A_MINUTE)
-    link = f"[{path.stem}](../notebooks/{path.name})"
-    return [link, words, minutes, len(lines), len(cells), len(answers(NOTEBOOKS[path]))]
-
-
-def test_the_lesson_counts_the_notebooks_as_they_are():
-    assert LESSON.read_text() == lesson(), "run `make words`"
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_every_number_in_prose_is_printed_or_the_reports(path):
     printed, reports = _held(path), _numbers(_text(DOCS / "report_numbers.md"))
@@ -189,7 +146,3 @@ def _numbers(text, percent=True):
         value = float(digits.replace(",", ""))
         found |= {round(value / 100, 9) if sign else value} | ({value} if percent else set())
     return found
-
-
-if __name__ == "__main__":
-    files.write_bytes(LESSON, lesson().encode())

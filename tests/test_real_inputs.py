@@ -16,7 +16,7 @@ from covseg_lib.batch import notebooks
 from covseg_lib.data import cases, slicing
 from covseg_lib.data.pairs import read_pair
 from covseg_lib.images import geometry, intensities, nifti, volumes
-from covseg_lib.settings import Reading, as_bool, plan_settings
+from covseg_lib.settings import Reading, plan_settings
 from covseg_lib.study import Study
 
 AFFINE = np.diag([-5.6, -5.6, 10.0, 1.0])  # left, posterior, superior
@@ -396,13 +396,6 @@ def test_wrong_parameters_are_refused_before_anything_is_written(tmp_path, name,
     with pytest.raises(ValueError, match=message):
         Study(tmp_path / "study").create("demo", **{name: value})
     assert not (tmp_path / "study").exists()
-
-
-@pytest.mark.parametrize("value", ["false", "No", 0, False])
-def test_false_in_every_spelling(value):
-    assert as_bool("STRICT", value) is False
-    with pytest.raises(ValueError, match="STRICT is 'maybe': expected True or False"):
-        as_bool("STRICT", "maybe")
 
 
 def test_dicom_files_get_the_command_that_converts_them(tmp_path):

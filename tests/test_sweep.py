@@ -18,7 +18,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from covseg_lib import files
+from covseg_lib import files, parameters
 from covseg_lib.__main__ import main
 from covseg_lib.batch import grid, notebooks, runs, sweep
 from covseg_lib.training.run_folder import RunFolder
@@ -44,6 +44,24 @@ def test_the_grid_has_every_combination_and_names_runs_after_it(jobs):
     assert all(job.recipe.base_filters == 2 for job in jobs)
 
 
+def test_false_is_false_in_a_sweep_whether_varied_or_set_for_all_runs(tiny_study):
+    vary = grid.parse_vary(["AUGMENTATION=false,true"])
+    jobs = grid.plan_sweep(tiny_study, ["05"], vary, {"TENSORBOARD": "false"})
+    assert [job.recipe.run for job in jobs] == ["dice_augmentationFalse", "dice_augmentationTrue"]
+    assert [job.recipe.augmentation for job in jobs] == [False, True]
+    assert [job.parameters["AUGMENTATION"] for job in jobs] == [False, True]
+    assert [job.parameters["TENSORBOARD"] for job in jobs] == [False, False]
+
+
+def test_a_sweep_in_a_dictionary_may_have_text_as_well(tiny_study):
+    vary = {"AUGMENTATION": ["false"], "EPOCHS": ["3"]}
+    (job,) = grid.plan_sweep(tiny_study, ["05"], vary)
+    assert job.recipe.augmentation is False
+    assert job.recipe.epochs == 3
+    with pytest.raises(ValueError, match="dice_augmentationFalse would be trained twice"):
+        grid.plan_sweep(tiny_study, ["05"], {"AUGMENTATION": ["false", False]})
+
+
 def test_the_folds_of_a_model_share_its_name(tiny_study):
     jobs = grid.plan_sweep(tiny_study, ["03", "04"], {"FOLD": [0, 1], "LEARNING_RATE": [0.01]})
     assert [job.recipe.run for job in jobs][:2] == [
@@ -64,6 +82,11 @@ def test_the_folds_of_a_model_share_its_name(tiny_study):
         (["05"], {"SPLIT": ["slcie"]}, {}, "no split 'slcie': expected \"slice\""),
         (["05"], {"BATCH_SIZE": [True]}, {}, "batch_size is True: expected"),
         (["05"], {"EPOCHS": []}, {}, "EPOCHS has no value to vary"),
+        (["05"], {"EPOCHS": 15}, {}, "EPOCHS is 15: expected a list of the values to vary"),
+        (["05"], {"SPLIT": "patient"}, {}, "SPLIT is 'patient': expected a list of the values"),
+        (["05"], {"AUGMENTATION": ["maybe"]}, {}, "AUGMENTATION is 'maybe': expected True or"),
+        (["05"], {"FOLD": ["first"]}, {}, "FOLD is 'first': expected a number"),
+        (["05"], {"SEED": [1]}, {"LUNGS": 5}, "LUNGS is 5: expected text"),
         (["05"], {"SEED": [1]}, {"RESUME": False}, "RESUME cannot be given here"),
         (["05"], {"RUN": ["a", "b"]}, {}, "RUN cannot be given here"),
         (["05"], {"SEED": [1]}, {"SEED": 2}, "SEED is varied and set for all runs"),
@@ -82,26 +105,6 @@ def test_an_invalid_grid_is_an_error_before_anything_runs(
     assert not tiny_study.path("models").exists()
 
 
-def test_the_command_line_and_a_file_describe_the_same_sweep(tmp_path):
-    file = tmp_path / "sweep.yaml"
-    file.write_text(
-        "notebooks: ['03', 05]\nvary: {EPOCHS: [10, 50], SPLIT: slice}\nparameters: {SEED: 1}\n"
-    )
-    vary = grid.parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
-    assert grid.read_sweep_file(file) == (["03", "05"], vary, {"SEED": 1})
-
-
-def test_numbers_in_a_file_are_read_as_on_the_command_line(tmp_path):
-    (tmp_path / "sweep.yaml").write_text(
-        "notebooks: '05'\nvary: {LEARNING_RATE: [1e-4, 3e-4]}\nparameters: {SEED: 1}\n"
-    )
-    assert grid.read_sweep_file(tmp_path / "sweep.yaml") == (
-        ["05"],
-        {"LEARNING_RATE": [1e-4, 3e-4]},
-        {"SEED": 1},
-    )
-
-
 def test_a_parameter_is_given_only_once():
     with pytest.raises(ValueError, match="give each parameter once"):
         grid.parse_vary(["EPOCHS=10", "EPOCHS=50"])
@@ -111,16 +114,6 @@ def test_a_parameter_is_given_only_once():
 def test_a_text_that_is_not_a_list_of_values_is_an_error(text):
     with pytest.raises(ValueError, match="expected NAME=VALUE,VALUE"):
         grid.parse_vary([text])
-
-
-@pytest.mark.parametrize(
-    "text", ["- 1", "vary: 3", "notebook: 3", "{", "vary: [1]", "parameters: 3"]
-)
-def test_a_file_that_is_not_a_sweep_is_an_error(tmp_path, text):
-    (tmp_path / "sweep.yaml").write_text(text)
-    message = r"sweep\.yaml (is not a sweep file|has the entry notebook: expected)"
-    with pytest.raises(ValueError, match=message):
-        grid.read_sweep_file(tmp_path / "sweep.yaml")
 
 
 def _is_kernel(process):
@@ -280,14 +273,10 @@ def test_ctrl_c_ends_a_sweep_at_once_and_the_next_call_continues(tiny_study):
 
 
 def test_a_dry_run_only_lists(tiny_study):
-    file = tiny_study.root / "sweep.yaml"
-    file.write_text("notebooks: ['03']\nvary: {EPOCHS: [7]}\nparameters: {SEED: 1}\n")
-    command = ["sweep", "--study", str(tiny_study.root), "--dry-run", "--file", str(file)]
-    command += ["--notebook", "05", "--vary", "SEED=1", "-p", "EPOCHS", "2"]  # these win
-    done = CliRunner().invoke(main, command)
+    command = ["sweep", "--study", str(tiny_study.root), "--dry-run", "--notebook", "05"]
+    done = CliRunner().invoke(main, [*command, "--vary", "SEED=1", "-p", "EPOCHS", "2"])
     assert done.exit_code == 0, done.output
-    assert re.search(r"dice_seed1 +05_train_dice +2 +to do +NaN", done.output)
-    assert "no finished run of this network" in done.output
+    assert re.search(r"dice_seed1 +05_train_dice +2 +to do", done.output)
     listed = CliRunner().invoke(main, ["runs", "--study", str(tiny_study.root)])
     assert "run notebook 03, 04 or 05 first" in listed.output
     assert not tiny_study.path("models").exists()
@@ -349,10 +338,14 @@ def test_finished_runs_are_not_executed_again(stubbed):
     assert executed == ["dice_seed1", "dice_seed2"]  # the second call executes only one
 
 
-def test_a_dry_run_estimates_from_runs_of_the_same_network(trained_study):
-    command = ["sweep", "--study", str(trained_study.root), "--notebook", "05", "--dry-run"]
-    dry = CliRunner().invoke(main, [*command, "--vary", "SEED=1", "-p", "EPOCHS", "60"])
-    assert re.search(r"to do: [\d.]+ minutes of training", dry.output), dry.output
+def test_a_dry_run_says_which_runs_are_finished(stubbed):
+    study, executed = stubbed
+    command = ["sweep", "--study", str(study.root), "--notebook", "05", "-p", "EPOCHS", "2"]
+    CliRunner().invoke(main, [*command, "--vary", "SEED=1"])
+    dry = CliRunner().invoke(main, [*command, "--vary", "SEED=1,2", "--dry-run"])
+    assert re.search(r"dice_seed1 +05_train_dice +2 +finished", dry.output), dry.output
+    assert re.search(r"dice_seed2 +05_train_dice +2 +to do", dry.output), dry.output
+    assert executed == ["dice_seed1", "07_sweep"]
 
 
 def test_1e30_and_1e_minus_30_have_different_run_names(tiny_study):
@@ -374,6 +367,6 @@ def test_the_best_run_has_the_highest_validation_score():
 
 def test_the_notebooks_that_train_have_the_parameter_run(project):
     training = [
-        path.stem for path in notebooks.find_notebooks() if "RUN" in notebooks.parameter_names(path)
+        path.stem for path in notebooks.find_notebooks() if "RUN" in parameters.notebook_kinds(path)
     ]
     assert training == ["03_train_accuracy", "04_train_iou", "05_train_dice"]

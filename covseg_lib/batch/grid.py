@@ -1,4 +1,4 @@
-"""The grid of a sweep: its runs, checked before anything starts, and an estimate of their time."""
+"""The grid of a sweep: its runs, checked before anything starts."""
 
 import itertools
 import re
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from covseg_lib.batch import notebooks, runs
-from covseg_lib.settings import parse_value
+from covseg_lib.batch import notebooks
+from covseg_lib.parameters import notebook_kinds, read_parameters
 from covseg_lib.study import Study
 from covseg_lib.training import recipes
 from covseg_lib.training.recipes import Recipe
@@ -36,15 +34,15 @@ class SweepJob:
     out: Path
 
 
-def parse_vary(texts: Sequence[str]) -> dict[str, list]:
-    """Convert texts NAME=VALUE,VALUE of the command line to {name: values}.
+def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Convert texts NAME=VALUE,VALUE of the command line to {name: texts of the values}.
 
     Raises ValueError for a text of another form, and for a name that is given twice.
 
     Examples
     --------
     >>> parse_vary(["EPOCHS=10,50", "SPLIT=slice"])
-    {'EPOCHS': [10, 50], 'SPLIT': ['slice']}
+    {'EPOCHS': ['10', '50'], 'SPLIT': ['slice']}
     """
     wrong = [text for text in texts if not re.fullmatch(r"\w+=[^,=]+(,[^,=]+)*", text)]
     if wrong:
@@ -54,48 +52,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list]:
     pairs = [text.split("=") for text in texts]
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"{' '.join(texts)}: give each parameter once, with all of its values")
-    return {name: [parse_value(value) for value in values.split(",")] for name, values in pairs}
-
-
-def read_sweep_file(path: Path) -> tuple[list[str], dict[str, list], dict]:
-    """Read a YAML file with the entries notebooks, vary and parameters; all are optional.
-
-    Returns
-    -------
-    notebooks, for example ["03"]; {name: values} to vary; {name: value} of parameters of all runs
-
-    Raises
-    ------
-    ValueError
-        The file is not a sweep file, or has other entries.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-        unknown = set(content) - {"notebooks", "vary", "parameters"}
-        numbers = _as_list(content.get("notebooks", []))
-        numbers = [f"{number:02d}" if isinstance(number, int) else number for number in numbers]
-        vary = {str(name): _as_list(values) for name, values in content.get("vary", {}).items()}
-        parameters = content.get("parameters", {}).items()
-        parameters = {str(name): _parse(value) for name, value in parameters}
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a sweep file ({error}): docs/sweeps.md shows an example"
-        ) from error
-    if unknown:
-        raise ValueError(
-            f"{path} has the entry {', '.join(map(str, unknown))}: "
-            "expected only notebooks, vary and parameters"
-        )
-    return numbers, vary, parameters
-
-
-def _as_list(values):
-    return [_parse(value) for value in (values if isinstance(values, list) else [values])]
-
-
-def _parse(value):
-    """Convert a text of a YAML file as on the command line: YAML reads 1e-4 as text."""
-    return parse_value(value) if isinstance(value, str) else value
+    return {name: values.split(",") for name, values in pairs}
 
 
 def plan_sweep(
@@ -115,7 +72,7 @@ def plan_sweep(
     numbers : sequence of str
         Notebooks that train, for example "03".
     vary : dict of lists
-        {name: values} of the parameters to vary.
+        {name: values} of the parameters to vary. A value may be text, as on the command line.
     parameters : dict, optional
         {name: value} of parameters that all runs have.
 
@@ -134,8 +91,13 @@ def plan_sweep(
     combinations = [
         dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
     ]
-    paths = notebooks.find_notebooks(numbers)
-    jobs = [_plan_job(study, path, varied, parameters) for path in paths for varied in combinations]
+    jobs = []
+    for path in notebooks.find_notebooks(numbers):
+        kinds = notebook_kinds(path)
+        _check_notebook(path, kinds, vary.keys() | parameters.keys())
+        given = read_parameters(parameters, kinds)
+        for combination in combinations:
+            jobs.append(_plan_job(study, path, read_parameters(combination, kinds), given))
     names = [job.recipe.run for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -155,20 +117,25 @@ def _check_names(vary, parameters):
     both = sorted(parameters.keys() & vary.keys())
     if both:
         raise ValueError(f"{both[0]} is varied and set for all runs: give it only once")
-    empty = [name for name, values in vary.items() if not values]
-    if empty:
-        raise ValueError(f"{empty[0]} has no value to vary: give at least one")
+    for name, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(f"{name} is {values!r}: expected a list of the values to vary")
+        if not values:
+            raise ValueError(f"{name} has no value to vary: give at least one")
+
+
+def _check_notebook(path, kinds, names):
+    """Raise ValueError if a notebook does not train, or lacks one of the parameters `names`."""
+    if "RUN" not in kinds:
+        raise ValueError(f"notebook {path.stem} does not train: choose among 03, 04 and 05")
+    unknown = sorted(names - kinds.keys())
+    if unknown:
+        raise ValueError(
+            f"no parameter {', '.join(unknown)} in {path.stem}: it has {', '.join(kinds)}"
+        )
 
 
 def _plan_job(study, path, varied, parameters):
-    known = notebooks.parameter_names(path)
-    if "RUN" not in known:
-        raise ValueError(f"notebook {path.stem} does not train: choose among 03, 04 and 05")
-    unknown = sorted((varied.keys() | parameters.keys()) - set(known))
-    if unknown:
-        raise ValueError(
-            f"no parameter {', '.join(unknown)} in {path.stem}: it has {', '.join(known)}"
-        )
     given = parameters | varied
     objective = given.get("OBJECTIVE", path.stem.rsplit("_", 1)[1])
     parts = [
@@ -185,19 +152,3 @@ def _plan_job(study, path, varied, parameters):
     )  # raises if the folder holds a run with another recipe
     given |= {"RUN": run, "STUDY": str(study.root.resolve())}
     return SweepJob(path, given, recipe, study.path("executed", run=recipe.run).resolve())
-
-
-def estimate_seconds(study: Study, jobs: Sequence[SweepJob]) -> list[float]:
-    """Return the seconds that each job's training would take, without the notebook's start.
-
-    The estimate is epochs times the median epoch of the study's finished runs with the same
-    network and precision; NaN if there are none.
-    """
-    network = ["base_filters", "depth", "precision"]
-    past = runs.list_runs(study)
-    epoch_s = past[past["state"] == "finished"].groupby(network)["epoch_s"].median()
-    seconds = []
-    for job in jobs:
-        key = tuple(getattr(job.recipe, name) for name in network)
-        seconds.append(float(job.recipe.epochs * epoch_s.get(key, float("nan"))))
-    return seconds

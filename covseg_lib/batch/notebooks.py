@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from covseg_lib import files, parallel
 from covseg_lib.colab import PROJECT
+from covseg_lib.parameters import notebook_kinds, read_parameters
 from covseg_lib.study import Study
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -57,11 +58,6 @@ def find_notebooks(numbers: Sequence[str] = ()) -> list[Path]:
         names = ", ".join(path.stem for path in found)
         raise ValueError(f"no notebook {', '.join(unknown)}: there are {names}")
     return [path for path in found if not numbers or path.name.startswith(tuple(numbers))]
-
-
-def parameter_names(path: Path) -> list[str]:
-    """Return the names of a notebook's parameters, which its cell tagged `parameters` sets."""
-    return list(papermill.inspect_notebook(str(path)))
 
 
 def copy_notebooks(folder: Path, readers: str = "") -> list[Path]:
@@ -120,7 +116,8 @@ def run_notebooks(
     ----------
     study : Study
     parameters : dict, optional
-        {name: value} of notebook parameters. Relative paths are relative to the current folder.
+        {name: value} of notebook parameters. A value may be text, as on the command line. Relative
+        paths are relative to the current folder.
     numbers : sequence of str, optional
         The notebooks to run, for example "03". Default: all.
     workers : int, optional
@@ -133,24 +130,21 @@ def run_notebooks(
     Raises
     ------
     ValueError
-        A parameter that none of these notebooks has. No notebook has run then.
+        A parameter that none of these notebooks has, or a wrong value. No notebook has run then.
     NotebookFailed
         A cell raised an error.
     """
-    paths, parameters = find_notebooks(numbers), dict(parameters or {})
-    known = {path: parameter_names(path) for path in paths}
-    _check_parameters(parameters, known)
-    parameters["STUDY"] = str(study.root.resolve())
-    for name in PATH_PARAMETERS & parameters.keys():  # notebooks run in another folder
-        parameters[name] = str(Path(str(parameters[name])).resolve()) if parameters[name] else ""
-    for name in RUN_PARAMETERS & parameters.keys():
-        if Path(str(parameters[name])).is_dir():
-            parameters[name] = str(Path(str(parameters[name])).resolve())
-    folder, here = study.path("notebooks").resolve(), Path.cwd()
+    paths = find_notebooks(numbers)
+    kinds = {path: notebook_kinds(path) for path in paths}
+    given = dict(parameters or {})
+    _check_names(given, kinds)
+    given["STUDY"] = str(study.root.resolve())
+    folder = study.path("notebooks").resolve()
+    here = Path.cwd()
     jobs = []
     for path in paths:
-        given = {name: parameters[name] for name in known[path] if name in parameters}
-        jobs.append((path, folder / path.name, given))
+        values = read_parameters(given, kinds[path])
+        jobs.append((path, folder / path.name, _absolute_paths(values)))
     workers = workers or parallel.default_workers()
     parallel.prepare_kernels()
     os.chdir(PROJECT)  # papermill changes folder, which all threads share: let it be the same one
@@ -166,7 +160,7 @@ def run_notebooks(
     return [out for _, out, _ in jobs]
 
 
-def _check_parameters(parameters, known):
+def _check_names(parameters, known):
     """Raise ValueError if a parameter is in none of the notebooks, {path: names}, or is STUDY."""
     names = sorted(set().union(*known.values()))
     unknown = sorted(set(parameters) - set(names))
@@ -176,6 +170,16 @@ def _check_parameters(parameters, known):
         )
     if "STUDY" in parameters:
         raise ValueError("STUDY cannot be given as a parameter: use --study")
+
+
+def _absolute_paths(parameters):
+    """Return {name: value} with absolute paths: a notebook runs in another folder."""
+    absolute = dict(parameters)
+    for name, value in parameters.items():
+        is_run = name in RUN_PARAMETERS and value and Path(value).is_dir()
+        if value and (name in PATH_PARAMETERS or is_run):
+            absolute[name] = str(Path(value).resolve())
+    return absolute
 
 
 def _stage(path):

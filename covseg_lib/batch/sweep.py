@@ -1,11 +1,10 @@
-"""Run a sweep: execute the missing runs of a grid, several at a time, and follow their progress."""
+"""Run a sweep: execute the missing runs of a grid, several at a time."""
 
 import contextlib
 import datetime
-import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import filelock
@@ -140,19 +139,16 @@ def _follow(futures, bar, file):
 
     When this process is interrupted (Ctrl-C), the notebooks are killed at once.
     """
-    outcomes, pending = {}, set(futures)
+    outcomes = {}
     try:
-        while pending:
-            done, pending = wait(pending, timeout=1)
-            for future in done:
-                run, (state, why) = futures[future].recipe.run, _outcome(future)
-                outcomes[run] = state, why
-                bar.update(state == "finished")
-                _write_log(file, f"{run} {state} {why}".rstrip())
-            cells = [_current_cell(futures[future]) for future in pending]
-            bar.set_postfix_str(", ".join(filter(None, cells)))
+        for future in as_completed(futures):
+            run = futures[future].recipe.run
+            state, why = _outcome(future)
+            outcomes[run] = (state, why)
+            bar.update(state == "finished")
+            _write_log(file, f"{run} {state} {why}".rstrip())
     except BaseException:
-        for future in pending:
+        for future in futures:
             future.cancel()
         _kill_kernels()
         raise
@@ -170,16 +166,6 @@ def _kill_kernels():
         with contextlib.suppress(psutil.Error):  # it has just ended
             if "ipykernel_launcher" in process.cmdline():
                 process.kill()
-
-
-def _current_cell(job):
-    """Return the cell that a job is in, from its executed copy; "" before it starts."""
-    try:
-        cells = json.loads(job.out.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):  # not written yet, or only in part
-        return ""
-    states = [cell["metadata"].get("papermill", {}).get("status") for cell in cells]
-    return f"{job.recipe.run} cell {len(cells) - states.count('pending')}/{len(cells)}"
 
 
 def _write_log(file, text):
