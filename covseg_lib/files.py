@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # Matplotlib is slow to import
 TEXT_COLUMNS = (  # columns that hold text, even if it looks like a number: 001, 1e5, NA
     *("case", "patient", "image", "mask", "lungs", "pixels", "made_from", "slice_split"),
     *("run", "model", "other", "split", "subset", "objective", "state"),
-    *("device", "warning"),
+    *("device", "warning", "message"),
 )
 ABANDONED_S = 3600  # a temporary file this old belongs to a program that was killed
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)

@@ -90,7 +90,7 @@ def read_parameters(values: dict[str, Any], kinds: dict[str, str]) -> dict[str, 
 def read_value(name: str, value: Any, kind: str) -> Any:
     """Return the value of a parameter, given as text or as a Python value.
 
-    None, which means "as chosen elsewhere", stays None.
+    None, which means "as chosen elsewhere", stays None, but is neither True nor False.
 
     Parameters
     ----------
@@ -116,10 +116,10 @@ def read_value(name: str, value: Any, kind: str) -> Any:
     >>> read_value("WINDOW_HU", "(-160, 240)", "raw")
     [-160, 240]
     """
-    if value is None or value == "None":
-        return None
     if kind == "boolean":
         return _read_boolean(name, value)
+    if value is None or value == "None":
+        return None
     if kind == "text":
         return _read_text(name, value)
     if isinstance(value, str):

@@ -141,10 +141,16 @@ def test_other_parameters_take_any_literal_and_text(given, read):
     assert type(value) is type(read)
 
 
-@pytest.mark.parametrize("kind", ["boolean", "text", "number", "raw"])
+@pytest.mark.parametrize("kind", ["text", "number", "raw"])
 @pytest.mark.parametrize("none", [None, "None"])
-def test_none_always_passes(kind, none):
+def test_none_passes_where_something_else_may_have_chosen(kind, none):
     assert parameters.read_value("ANY", none, kind) is None
+
+
+@pytest.mark.parametrize("none", [None, "None"])
+def test_none_is_neither_true_nor_false(none):
+    with pytest.raises(ValueError, match="RESUME is .*None.*: expected True or False"):
+        parameters.read_value("RESUME", none, "boolean")
 
 
 @pytest.mark.parametrize("stem", PATHS)

@@ -61,7 +61,10 @@ EXISTING_PATH = click.Path(path_type=Path, exists=True)
 )
 @click.option("--preview", type=FOLDER, help="Folder for a PNG of each scan.")
 @click.option(
-    "--table", type=PATH, help="CSV to write: case, mask, ml, percent of the lungs, state, message."
+    "--table",
+    type=PATH,
+    help="CSV to write, a row after each scan: case, mask, ml, percent of the lungs, state, "
+    "message, made_from. With it, the same command continues after an interruption.",
 )
 def predict_command(
     scan,
@@ -93,11 +96,9 @@ def predict_command(
         segmenter = segmenters.read_segmenter(runs, threshold, smallest, mirror)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    found = jobs.segment_jobs(segmenter, planned, click.echo)
     try:
-        if table:
-            files.write_csv(table, found)
-    except OSError as error:
+        found = jobs.segment_jobs(segmenter, planned, click.echo, table)
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo("Not a medical device.")
     failed = (found["state"] == "failed").sum()

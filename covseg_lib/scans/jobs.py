@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from covseg_lib.settings import DEFAULT_READING, Reading
 if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlow
     from covseg_lib.scans.segment import Segmentation
     from covseg_lib.scans.segmenters import Segmenter
+
+COLUMNS = ("case", "mask", "ml", "percent", "state", "message", "made_from")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def _check_kind(option, path, scan):
 
 
 def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
-    """Segment a scan, and write the files of its job.
+    """Segment a scan, and write the files of its job: the mask first, which nothing else may cost.
 
     Raises ValueError or OSError, before anything is computed if the scan or its lung mask is wrong.
     """
@@ -113,47 +117,146 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
         raise FileNotFoundError(f"no lung mask {job.lungs}: add it, or omit --lungs")
     found = segment.segment_scan(segmenter, job.scan, job.lungs, job.reading)
     by = f"by {segmenter.name}"
+    nifti.write_mask(job.out, found.mask, found.header, f"lesion mask {by}")
     if job.probabilities:
-        levels = found.levels
-        nifti.write_probabilities(
-            job.probabilities, levels, found.header, f"lesion probability {by}"
-        )
+        about = f"lesion probability {by}"
+        nifti.write_probabilities(job.probabilities, found.levels, found.header, about)
     if job.preview:
-        picture = volume_plots.preview(job.scan, found.mask, found.lungs, job.reading)
-        files.write_figure(job.preview, picture)
-    nifti.write_mask(job.out, found.mask, found.header, f"lesion mask {by}")  # the last file
+        try:
+            picture = volume_plots.preview(job.scan, found.mask, found.lungs, job.reading)
+            files.write_figure(job.preview, picture)
+        except Exception as error:  # a picture is no reason to lose the row of a mask
+            warning = f"the mask is written, but no preview: {explain(error)}"
+            found = replace(found, warnings=[*found.warnings, warning])
     return found
 
 
 def segment_jobs(
-    segmenter: Segmenter, jobs: Sequence[ScanJob], log: Callable[[str], None] = print
+    segmenter: Segmenter,
+    jobs: Sequence[ScanJob],
+    log: Callable[[str], None] = print,
+    table: Path | None = None,
 ) -> pd.DataFrame:
     """Segment several scans. A scan that fails does not stop the others.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    jobs : sequence of ScanJob, from `plan_scans`
+    log : function of str
+        Gets a line for each scan.
+    table : path, optional
+        A CSV that is written after each scan. Scans that it says are done are not segmented again
+        if model, scan, lung mask and options are the same and their files are there: a call that
+        was interrupted can be repeated.
 
     Returns
     -------
     DataFrame, one row a scan: case; mask, the file; ml, the volume of the lesions; percent of the
-    lungs; state, "done" or "failed"; message, the error or the warnings. `log` gets a line for
-    each scan.
+    lungs; state, "done" or "failed"; message, the error or the warnings; made_from, a checksum of
+    model, scan and options
+
+    Raises
+    ------
+    ValueError
+        There is another table in that place.
     """
-    rows = []
-    for job in jobs:
-        row: dict = {"case": file_names.case_name(job.scan), "mask": ""}
-        try:
-            found = segment_job(segmenter, job)
-        except (ValueError, OSError, MemoryError) as error:
-            row |= {"ml": None, "percent": None, "state": "failed", "message": str(error)}
-            log(f"{job.scan.name}: no mask: {error}")
-        else:
-            message = "; ".join(found.warnings)
-            row |= {"mask": str(job.out)}
-            row |= {"ml": round(found.ml, 2), "percent": round(found.percent, 2)}
-            row |= {"state": "done", "message": message}
-            log(f"{job.out}: lesions {found.ml:.1f} ml, {found.percent:.1f} % of the lungs")
-            if message:
-                log(f"WARNING: {job.scan.name}: {message}")
-        rows.append(row)
-    return pd.DataFrame(rows)
+    if table is None:
+        return _segment_all(segmenter, jobs, log)
+    with files.locked(table.with_name(f".{table.name}.lock"), f"writing {table}"):
+        return _segment_all(segmenter, jobs, log, table)
+
+
+def _segment_all(segmenter, jobs, log, table=None):
+    before = _read_done(table)
+    rows = {}  # by place in `jobs`
+    for place, job in enumerate(jobs):
+        row = before.get(_made_from(segmenter, job))
+        if row and row["mask"] == str(job.out) and _are_there(job):
+            rows[place] = row
+    if rows:
+        log(f"{len(rows)} of {len(jobs)} scans are done already, see {table}")
+    for place, job in enumerate(jobs):
+        if place not in rows:
+            rows[place] = _segment_one(segmenter, job, log)
+            try:
+                _write_rows(rows, table)
+            except OSError as error:  # the next scan may do without
+                log(f"WARNING: {error}")
+    return _write_rows(rows, table)
+
+
+def _segment_one(segmenter, job, log):
+    """Segment a scan, log what came out, and return its row."""
+    row = {"case": file_names.case_name(job.scan), "mask": "", "ml": None, "percent": None}
+    made_from = _made_from(segmenter, job)
+    try:
+        found = segment_job(segmenter, job)
+    except Exception as error:  # TensorFlow's for lack of memory is of a class of its own
+        message = explain(error)
+        log(f"{job.scan.name}: no mask: {message}")
+        return row | {"state": "failed", "message": message, "made_from": made_from}
+    log(f"{job.out}: lesions {found.ml:.1f} ml, {found.percent:.1f} % of the lungs")
+    message = "; ".join(found.warnings)
+    if message:
+        log(f"WARNING: {job.scan.name}: {message}")
+    row["mask"] = str(job.out)
+    row["ml"] = round(found.ml, 2)
+    row["percent"] = round(found.percent, 2)
+    return row | {"state": "done", "message": message, "made_from": made_from}
+
+
+def _made_from(segmenter, job):
+    """Return a short text that changes if the model, the scan, its lungs or the options change."""
+    inputs = []
+    for path in (job.scan, job.lungs):
+        if path and path.exists():
+            about = path.stat()
+            inputs.append((path.name, about.st_size, about.st_mtime_ns))
+    wanted = bool(job.probabilities), bool(job.preview)
+    text = json.dumps([segmenter.checksum, inputs, astuple(job.reading), wanted])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _are_there(job):
+    return all(path.exists() for path in (job.out, job.probabilities, job.preview) if path)
+
+
+def _read_done(table):
+    """Return {made_from: row} of the scans that a table says are done."""
+    if table is None or not table.exists():
+        return {}
+    found = files.read_csv(table)
+    missing = [name for name in COLUMNS if name not in found]
+    if missing:
+        raise ValueError(
+            f"{table} is a table without the column {missing[0]}, so it is not of scans that were "
+            "segmented here: choose another place, or move it away"
+        )
+    done = found[found["state"] == "done"]
+    return {row["made_from"]: row for row in done[list(COLUMNS)].to_dict("records")}
+
+
+def _write_rows(rows, table):
+    """Return the rows as a table in the order of the scans; write it if there is a place."""
+    found = pd.DataFrame([rows[place] for place in sorted(rows)], columns=COLUMNS)
+    return files.write_csv(table, found) if table else found
+
+
+def explain(error: Exception) -> str:
+    """Return what a user can do about an error of one scan, in one line."""
+    text = str(error)
+    kind = type(error).__name__
+    no_memory = isinstance(error, MemoryError) or kind == "ResourceExhaustedError"
+    if no_memory or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"not enough memory ({kind}): close other programs or take a machine with more memory, "
+            "then run this again"
+        )
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    first_line = text.strip().split("\n")[0]
+    return f"{kind}: {first_line}"
 
 
 def _identity(path):

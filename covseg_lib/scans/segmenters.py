@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import h5py  # Keras needs it as well
@@ -38,6 +40,13 @@ class Segmenter:
         """The names of the runs, for the headers of masks."""
         names = [run.recipe.run for run in self.runs]
         return f"run {names[0]}" if len(names) == 1 else f"runs {', '.join(names)}"
+
+    @property
+    def checksum(self) -> str:
+        """A checksum of all weights and rules: other ones make other masks."""
+        runs = [run.state.checksum for run in (*self.runs, *self.lung_runs)]
+        text = json.dumps([runs, asdict(self.rules)])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_segmenter(
