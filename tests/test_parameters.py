@@ -149,7 +149,7 @@ def test_none_passes_where_something_else_may_have_chosen(kind, none):
 
 @pytest.mark.parametrize("none", [None, "None"])
 def test_none_is_neither_true_nor_false(none):
-    with pytest.raises(ValueError, match="RESUME is .*None.*: expected True or False"):
+    with pytest.raises(ValueError, match=r"RESUME is .*None.*: expected True or False"):
         parameters.read_value("RESUME", none, "boolean")
 
 

@@ -5,12 +5,13 @@ from decimal import Decimal
 from typing import Any
 
 RIGHT, OPEN, WRONG = "Right:", "Not answered yet:", "Not yet:"
+ROUNDING_ERROR = 1e-7  # of a difference of two float32 numbers near 1, such as scores of Keras
 
 
 def judge(learned: str, *parts: tuple) -> str:
     """Return a text about the first answer that is open or wrong, or else what was learned.
 
-    Each part is (name, answer, right answer, hint), and a tolerance if `is_close` needs another.
+    Each part is (name, answer, right answer, hint), and a tolerance if `is_close` needs one.
     """
     for name, given, right, hint, *tolerance in parts:
         if text := unanswered(**{name: given}):
@@ -31,31 +32,42 @@ def unanswered(**answers: Any) -> str:
 def is_close(given: Any, right: float, tolerance: float | None = None) -> bool:
     """Return whether an answer is a number near the right one.
 
-    Without a tolerance it may be off by 1 % of the right answer. With two digits or more it may
-    also be rounded to these, as long as that changes it by at most 5 %.
+    By default "near" means within 1 % of the right number, or rounded to two digits or more: for
+    0.0116 the answers 0.0116, 0.0117 and 0.012 are right, and 0.01 and 0 are not.
 
-    >>> is_close(0.0025, 0.00249), is_close(0.9, 0.94), is_close(0, 0.00249)
-    (True, False, False)
+    Parameters
+    ----------
+    given : number, NumPy number, or array of one number; all else is not near
+    right : float
+    tolerance : float, optional
+        Largest difference that is accepted, instead: 0 for a count.
     """
-    try:
-        found = float(given)
-    except (TypeError, ValueError):
+    number = as_number(given)
+    if not math.isfinite(number):
         return False
-    if not math.isfinite(found):
-        return False
+    right = float(right)
     if tolerance is None:
-        rounded = min(rounding_error(found), 0.05 * abs(right))
+        rounded = min(_half_of_last_digit(number), 0.05 * abs(right))
         tolerance = max(0.01 * abs(right), rounded)
-    return bool(abs(found - right) <= tolerance + 1e-9)  # what computers lose by rounding
+    return abs(number - right) <= tolerance + ROUNDING_ERROR
 
 
-def rounding_error(number: float) -> float:
-    """Return half a unit of the last decimal digit of a number; 0 if it has only one digit.
+def as_number(given: Any) -> float:
+    """Return a number, NumPy number or array of one number as a float, and NaN for all else."""
+    try:
+        if hasattr(given, "item"):  # arrays and tensors, also those on a GPU
+            given = given.item()
+        return float(given)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is PyTorch's
+        return math.nan
 
-    >>> rounding_error(0.25), rounding_error(120.0), rounding_error(0.2)
-    (0.005, 0.5, 0.0)
+
+def _half_of_last_digit(number):
+    """Return half a unit of a number's last digit: 0.0005 for 0.012.
+
+    One digit counts as two, because Python shows 0.10 as 0.1.
     """
-    _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
-    if len(digits) == 1:
-        return 0.0
-    return 0.5 * 10.0 ** min(int(exponent), 0)
+    shown = Decimal(f"{number:.6g}")  # a float32 has no more digits
+    last_digit = int(shown.as_tuple().exponent)
+    second_digit = shown.adjusted() - 1
+    return 0.5 * 10.0 ** min(last_digit, second_digit)
