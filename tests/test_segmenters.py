@@ -1,5 +1,6 @@
 """Which model segments a scan: one run, an ensemble, the one that ships."""
 
+import runpy
 import shutil
 from dataclasses import replace
 
@@ -36,19 +37,38 @@ def test_the_model_that_ships_is_complete_and_small():
         assert len(state.trained_on) == 9
 
 
-def test_an_exported_run_has_the_same_weights_in_half_the_space(folder_of_run, tmp_path):
-    copy = segmenters.export_run(folder_of_run, tmp_path / "exported")
-    before, after = (
-        models.read_run(folder).model.get_weights() for folder in (folder_of_run, copy)
-    )
+def test_a_shipped_run_has_the_same_weights_in_less_space(trained_study, tmp_path, project):
+    """With its lung model; other weights in its folder are noticed."""
+    np.save(trained_study.path("lungs"), np.ones((25, 16, 16, 1), np.uint8))
+    options = {"epochs": 1, "learning_rate": 1e-2}
+    folds.train_final(open_slices(trained_study), "final", lungs="lungs", **options)
+    source = trained_study.path("run", run="final").parent
+    script = runpy.run_path(str(project / "benchmarks" / "ship_model.py"), run_name="imported")
+    command = [str(source), str(tmp_path / "shipped")]
+    done = CliRunner().invoke(script["main"], command)
+    assert done.exit_code == 0, done.output
+    copy = tmp_path / "shipped" / "final"
+    before, after = (models.read_run(folder).model.get_weights() for folder in (source, copy))
     for first, second in zip(before, after, strict=True):
         assert np.allclose(first, second, rtol=1e-3, atol=1e-6)
     assert not (copy / "backup").exists()
-    with pytest.raises(ValueError, match="exists: choose another folder"):
-        segmenters.export_run(folder_of_run, copy)
-    shutil.copy(folder_of_run / "best.weights.h5", copy)
+    segmenter = segmenters.read_segmenter([copy])  # the lung model beside it is that of the copy
+    assert segmenter.lung_runs[0].recipe.run == "final_lungs"
+    again = CliRunner().invoke(script["main"], command)
+    assert "final_lungs exists: choose another folder" in again.output
+    shutil.copy(source / "best.weights.h5", copy)
     with pytest.raises(ValueError, match=r"has not the weights that run\.json describes"):
         segmenters.read_segmenter([copy])
+
+
+def test_a_run_is_not_used_with_a_lung_model_that_was_trained_again(trained_study):
+    np.save(trained_study.path("lungs"), np.ones((25, 16, 16, 1), np.uint8))
+    options = {"epochs": 1, "learning_rate": 1e-2}
+    folds.train_final(open_slices(trained_study), "final", lungs="lungs", **options)
+    lungs = RunFolder.of(trained_study, "final_lungs")
+    lungs.write(replace(lungs.read(), rules=run_folder.Postprocessing(threshold=0.4)))
+    with pytest.raises(ValueError, match="holds another lung model than the run final was trained"):
+        segmenters.read_segmenter([trained_study.path("run", run="final").parent])
 
 
 def test_weights_that_another_program_writes_are_not_called_damaged(folder_of_run, monkeypatch):

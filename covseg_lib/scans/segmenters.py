@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import h5py  # Keras needs it as well
 import numpy as np
 
-from covseg_lib import files
 from covseg_lib.training import models, run_folder
 from covseg_lib.training.models import Run
 from covseg_lib.training.recipes import run_name
-from covseg_lib.training.run_folder import Postprocessing, RunFolder
+from covseg_lib.training.run_folder import Postprocessing
 
 SHIPPED_LUNGS = run_folder.SHIPPED.with_name("final_lungs")
-SMALL = 4096  # numbers
 
 
 @dataclass(frozen=True)
@@ -138,40 +134,3 @@ def _lung_folder(folder, run):
     if run.recipe.lungs in ("none", "given"):
         return SHIPPED_LUNGS
     return folder.resolve().parent / run_name(run.recipe.lungs, run.recipe.fold)
-
-
-def export_run(source: Path, target: Path) -> Path:
-    """Copy the folder of a finished run without its backups, with weights as float16.
-
-    The copy has half the size or less. Returns `target`. Raises FileNotFoundError or ValueError as
-    `models.read_run`, and if `target` exists.
-    """
-    run = models.read_run(source)
-    if target.exists():
-        raise ValueError(f"{target} exists: choose another folder, or remove it first")
-    copy = RunFolder(target)
-    with files.atomic(copy.file("weights")) as temporary:
-        small = models.build_model(run.recipe, "float16")
-        small.set_weights(run.model.get_weights())
-        small.save_weights(temporary)
-        _compress(temporary)
-    files.write_csv(copy.file("history"), run.history)
-    copy.write(
-        replace(run.state, weights=run_folder.checksum_of_weights(copy.file("weights")), made={})
-    )
-    return target
-
-
-def _compress(path):
-    """Compress the arrays in a file of Keras weights, in place."""
-    with h5py.File(io.BytesIO(path.read_bytes())) as before, h5py.File(path, "w") as after:
-
-        def copy(name, item):
-            if isinstance(item, h5py.Dataset):
-                kind = "gzip" if item.size > SMALL else None  # small arrays would grow
-                after.create_dataset(name, data=item[...], compression=kind)
-            else:
-                after.require_group(name).attrs.update(item.attrs)
-
-        after.attrs.update(before.attrs)
-        before.visititems(copy)
