@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # Matplotlib is slow to import
 TEXT_COLUMNS = (  # columns that hold text, even if it looks like a number: 001, 1e5, NA
     *("case", "patient", "image", "mask", "lungs", "pixels", "made_from", "slice_split"),
     *("run", "model", "other", "split", "subset", "objective", "state"),
-    *("device", "warning", "message"),
+    *("device", "warning", "message", "checksum"),
 )
 ABANDONED_S = 3600  # a temporary file this old belongs to a program that was killed
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -203,7 +203,7 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Write a table, atomically, and return it; an index with a name becomes the first columns."""
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=any(table.index.names))
+        table.to_csv(temporary, index=any(table.index.names), errors="backslashreplace")
     return table
 
 

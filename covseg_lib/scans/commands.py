@@ -63,8 +63,8 @@ EXISTING_PATH = click.Path(path_type=Path, exists=True)
 @click.option(
     "--table",
     type=PATH,
-    help="CSV to write, a row after each scan: case, mask, ml, percent of the lungs, state, "
-    "message, made_from. With it, the same command continues after an interruption.",
+    help="CSV to write after each scan: case, mask, ml, percent of the lungs, state, message, and "
+    "checksums. With it, the same command continues after an interruption.",
 )
 def predict_command(
     scan,

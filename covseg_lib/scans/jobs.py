@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -21,7 +23,15 @@ if TYPE_CHECKING:  # the command line checks its paths before it loads TensorFlo
     from covseg_lib.scans.segment import Segmentation
     from covseg_lib.scans.segmenters import Segmenter
 
-COLUMNS = ("case", "mask", "ml", "percent", "state", "message", "made_from")
+COLUMNS = ("case", "mask", "ml", "percent", "state", "message", "made_from", "checksum")
+NO_MEMORY = re.compile(
+    "out.of.memory|OOM when allocating|RESOURCE_EXHAUSTED|cannot allocate memory", re.I
+)
+# lines with which errors of Keras and TensorFlow begin, before the one that says what is wrong
+OPENING = re.compile(
+    'Graph execution error|Exception encountered|Detected at node|File "|<stack traces'
+)
+FORMATTING = re.compile(r"\x1b\[\d*m")  # Keras' messages have bold words
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ def plan_scans(
 
     For a folder, the other paths are folders too, with files of the same names; `preview` is always
     a folder, and `table` a file. Raises ValueError or OSError before anything is computed: for an
-    output name that does not end in .nii or .nii.gz, a folder that cannot be written, a scan that
-    would be overwritten.
+    output name that does not end in .nii or .nii.gz, a folder that cannot be written, a scan or
+    another table that would be overwritten.
     """
     options = {"--out": out, "--lungs": lungs, "--probabilities": probabilities}
     for option, path in options.items():
@@ -88,6 +98,7 @@ def plan_scans(
         raise ValueError(
             f"two files would be written to {twice[0]}: choose two places, or rename a scan"
         )
+    _read_done(table)
     for path in {path.parent: path for path in written}.values():
         files.check_writable(path)
     return jobs
@@ -123,6 +134,7 @@ def segment_job(segmenter: Segmenter, job: ScanJob) -> Segmentation:
         nifti.write_probabilities(job.probabilities, found.levels, found.header, about)
     if job.preview:
         try:
+            job.preview.unlink(missing_ok=True)  # it shows an earlier mask
             picture = volume_plots.preview(job.scan, found.mask, found.lungs, job.reading)
             files.write_figure(job.preview, picture)
         except Exception as error:  # a picture is no reason to lose the row of a mask
@@ -147,19 +159,21 @@ def segment_jobs(
         Gets a line for each scan.
     table : path, optional
         A CSV that is written after each scan. Scans that it says are done are not segmented again
-        if model, scan, lung mask and options are the same and their files are there: a call that
-        was interrupted can be repeated.
+        if model, scan, lung mask and options are the same and the files are there as they were
+        written: a call that was interrupted can be repeated.
 
     Returns
     -------
     DataFrame, one row a scan: case; mask, the file; ml, the volume of the lesions; percent of the
     lungs; state, "done" or "failed"; message, the error or the warnings; made_from, a checksum of
-    model, scan and options
+    model, scan, lung mask and options; checksum, of the files that were written
 
     Raises
     ------
     ValueError
         There is another table in that place.
+    OSError
+        The table cannot be written. The masks are.
     """
     if table is None:
         return _segment_all(segmenter, jobs, log)
@@ -172,38 +186,44 @@ def _segment_all(segmenter, jobs, log, table=None):
     rows = {}  # by place in `jobs`
     for place, job in enumerate(jobs):
         row = before.get(_made_from(segmenter, job))
-        if row and row["mask"] == str(job.out) and _are_there(job):
-            rows[place] = row
+        if row and row["checksum"] and row["checksum"] == _checksum(job):
+            rows[place] = row | {"mask": str(job.out)}
     if rows:
-        log(f"{len(rows)} of {len(jobs)} scans are done already, see {table}")
+        _say(log, f"{len(rows)} of {len(jobs)} scans are done already, see {table}")
     for place, job in enumerate(jobs):
         if place not in rows:
             rows[place] = _segment_one(segmenter, job, log)
             try:
                 _write_rows(rows, table)
             except OSError as error:  # the next scan may do without
-                log(f"WARNING: {error}")
+                _say(log, f"WARNING: {error}")
     return _write_rows(rows, table)
 
 
 def _segment_one(segmenter, job, log):
     """Segment a scan, log what came out, and return its row."""
-    row = {"case": file_names.case_name(job.scan), "mask": "", "ml": None, "percent": None}
-    made_from = _made_from(segmenter, job)
+    row = dict.fromkeys(COLUMNS, "")
+    row["case"] = file_names.case_name(job.scan)
+    row["ml"] = None
+    row["percent"] = None
+    row["made_from"] = _made_from(segmenter, job)
     try:
         found = segment_job(segmenter, job)
     except Exception as error:  # TensorFlow's for lack of memory is of a class of its own
-        message = explain(error)
-        log(f"{job.scan.name}: no mask: {message}")
-        return row | {"state": "failed", "message": message, "made_from": made_from}
-    log(f"{job.out}: lesions {found.ml:.1f} ml, {found.percent:.1f} % of the lungs")
-    message = "; ".join(found.warnings)
-    if message:
-        log(f"WARNING: {job.scan.name}: {message}")
+        row["state"] = "failed"
+        row["message"] = explain(error)
+        _say(log, f"{job.scan.name}: no mask: {row['message']}")
+        return row
+    _say(log, f"{job.out}: lesions {found.ml:.1f} ml, {found.percent:.1f} % of the lungs")
+    row["state"] = "done"
+    row["message"] = "; ".join(found.warnings)
+    if row["message"]:
+        _say(log, f"WARNING: {job.scan.name}: {row['message']}")
     row["mask"] = str(job.out)
     row["ml"] = round(found.ml, 2)
     row["percent"] = round(found.percent, 2)
-    return row | {"state": "done", "message": message, "made_from": made_from}
+    row["checksum"] = _checksum(job)
+    return row
 
 
 def _made_from(segmenter, job):
@@ -218,23 +238,42 @@ def _made_from(segmenter, job):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _are_there(job):
-    return all(path.exists() for path in (job.out, job.probabilities, job.preview) if path)
+def _checksum(job):
+    """Return a checksum of the files that a job writes; "" if one is missing.
+
+    Another model, or another threshold, may have written them since, with a table of its own.
+    """
+    found = hashlib.sha256()
+    try:
+        for path in (job.out, job.probabilities, job.preview):
+            if path:
+                found.update(path.read_bytes())
+    except OSError:
+        return ""
+    return found.hexdigest()[:16]
+
+
+def _say(log, line):
+    """Log a line. A closed terminal, or a name that it cannot show, costs no mask."""
+    with contextlib.suppress(OSError, ValueError):
+        log(line.encode(errors="backslashreplace").decode())
 
 
 def _read_done(table):
-    """Return {made_from: row} of the scans that a table says are done."""
+    """Return {made_from: row} of the scans that a table says are done.
+
+    Raises ValueError if it has other columns: a table of something else, or one with notes.
+    """
     if table is None or not table.exists():
         return {}
     found = files.read_csv(table)
-    missing = [name for name in COLUMNS if name not in found]
-    if missing:
+    if tuple(found) != COLUMNS:
         raise ValueError(
-            f"{table} is a table without the column {missing[0]}, so it is not of scans that were "
-            "segmented here: choose another place, or move it away"
+            f"{table} has the columns {', '.join(found)}, and would be overwritten: expected a "
+            f"table of segmented scans ({', '.join(COLUMNS)}). Choose another place, or move it"
         )
     done = found[found["state"] == "done"]
-    return {row["made_from"]: row for row in done[list(COLUMNS)].to_dict("records")}
+    return {row["made_from"]: row for row in done.to_dict("records")}
 
 
 def _write_rows(rows, table):
@@ -245,18 +284,21 @@ def _write_rows(rows, table):
 
 def explain(error: Exception) -> str:
     """Return what a user can do about an error of one scan, in one line."""
-    text = str(error)
+    text = FORMATTING.sub("", str(error))
     kind = type(error).__name__
     no_memory = isinstance(error, MemoryError) or kind == "ResourceExhaustedError"
-    if no_memory or "RESOURCE_EXHAUSTED" in text:
+    if no_memory or NO_MEMORY.search(text):
         return (
-            f"not enough memory ({kind}): close other programs or take a machine with more memory, "
-            "then run this again"
+            f"not enough memory ({kind}): close other programs, or take a machine with more memory "
+            "(in Colab: Runtime > Change runtime type), then run this again"
         )
-    if isinstance(error, (ValueError, OSError)):
-        return text
-    first_line = text.strip().split("\n")[0]
-    return f"{kind}: {first_line}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    useful = [line for line in lines if not OPENING.match(line)] or lines
+    if not useful:
+        return kind
+    if isinstance(error, (ValueError, OSError)):  # as the library raises them
+        return useful[0]
+    return f"{kind}: {useful[0]}"
 
 
 def _identity(path):
