@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # Matplotlib is slow to import
 
 TEXT_COLUMNS = (  # columns that hold text, even if it looks like a number: 001, 1e5, NA
     *("case", "patient", "image", "mask", "lungs", "pixels", "made_from", "slice_split"),
-    *("run", "model", "other", "split", "subset", "objective", "state"),
+    *("run", "model", "start_from", "other", "split", "subset", "objective", "state"),
     *("device", "warning", "message", "checksum"),
 )
 ABANDONED_S = 3600  # a temporary file this old belongs to a program that was killed

@@ -141,3 +141,8 @@ def test_the_score_called_precision_is_a_number(tmp_path):
     assert scores.round(4).to_string().endswith("0.1235")
     (tmp_path / "runs.csv").write_text("run,precision\n001,float32\n")
     assert files.read_csv(tmp_path / "runs.csv").to_numpy().tolist() == [["001", "float32"]]
+
+
+def test_a_run_to_start_from_that_looks_like_a_number_is_text(tmp_path):
+    (tmp_path / "runs.csv").write_text("run,start_from\n002,001\n003,\n")
+    assert files.read_csv(tmp_path / "runs.csv")["start_from"].tolist() == ["001", ""]
