@@ -1,5 +1,6 @@
 """What differs on Google Colab: the study's folder, packages, the GPU, Drive, the runtime's end."""
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -23,13 +24,8 @@ NO_GPU = (
     "no GPU: the demo takes minutes, the report's sizes take a day; "
     "to get a GPU: Runtime, Change runtime type"
 )
-
-
-DOWNLOADING = (
-    "END_RUNTIME: the runtime was not ended, because the browser may still be downloading. When "
-    "the file is there, end it in the menu: Runtime, Disconnect and delete runtime"
-)
-downloads: list[str] = []  # files that the browser downloads, or has downloaded
+END_BY_HAND = "Runtime, Disconnect and delete runtime"
+_downloads: set[str] = set()  # names of the files that the browser has been asked to download
 
 
 def on_colab() -> bool:
@@ -120,24 +116,45 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
 def end_runtime(wanted: bool) -> None:
     """On Colab, end the runtime after the cell with `study.listing`, if wanted.
 
-    Drive is saved first. If a download has begun, the runtime stays: nothing tells when the browser
-    has the whole file.
+    Drive is saved first. The runtime is not ended if this cell fails, if Drive cannot be saved, or
+    after `download_folder`: nobody can tell when the browser has the file. The last call decides.
     """
-    if wanted and "google.colab" in sys.modules:
-        from google.colab import drive as google_drive
-        from google.colab import runtime
-        from IPython import get_ipython
+    if "google.colab" not in sys.modules:
+        return
+    from IPython import get_ipython
 
-        def end(result):
-            if "study.listing(" not in result.info.raw_cell:
-                return
-            if downloads:
-                print(DOWNLOADING)  # noqa: T201
-            else:
-                google_drive.flush_and_unmount()
-                runtime.unassign()
+    shell = get_ipython()
+    if shell is None:  # a script
+        return
+    events = shell.events
+    with contextlib.suppress(ValueError):  # there is none to unregister
+        events.unregister("post_run_cell", _end_after_listing)
+    if wanted:
+        events.register("post_run_cell", _end_after_listing)
 
-        get_ipython().events.register("post_run_cell", end)
+
+def _end_after_listing(result):
+    """End the runtime if the cell that has just run was the one with `study.listing`."""
+    if not result.success or "study.listing(" not in result.info.raw_cell:
+        return
+    if _downloads:
+        names = ", ".join(sorted(_downloads))
+        print(  # noqa: T201
+            f"The runtime was not ended, because the browser may still be downloading {names}. "
+            f"When it has the file, choose {END_BY_HAND}."
+        )
+        return
+    from google.colab import drive as google_drive
+    from google.colab import runtime
+
+    try:
+        google_drive.flush_and_unmount()
+    except Exception as error:
+        raise RuntimeError(
+            f"Drive was not saved ({error}), so the runtime was not ended: check that Drive is "
+            f"connected and not full, then choose {END_BY_HAND}"
+        ) from error
+    runtime.unassign()
 
 
 def device() -> str:
@@ -202,12 +219,15 @@ def upload_files(folder: Path) -> str:
 
 
 def download_folder(folder: Path) -> None:
-    """On Colab, zip a folder beside it, and let the browser download the zip file."""
+    """On Colab, zip a folder beside it, and let the browser download the zip file.
+
+    This returns before the browser has the file.
+    """
     if "google.colab" in sys.modules:
         from google.colab import files as browser
 
         archive = shutil.make_archive(str(folder), "zip", folder)
-        downloads.append(archive)
+        _downloads.add(Path(archive).name)
         browser.download(archive)
 
 

@@ -1,5 +1,6 @@
 """Colab, played by a stand-in: the notebooks' own set-up cell, Drive, packages, the end."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -168,27 +169,68 @@ def test_an_import_that_fails_names_the_runtime(runtime, project, tmp_path, code
     assert (colab.CHOOSE_RUNTIME in shown) == names_it
 
 
+LAST_CELL = "print('made')  # study.listing(...)"
+
+
+def _run_cells(runtime, project, *cells):
+    """Run cells on Colab, with the project on Drive.
+
+    Returns the notebook, and what its cells printed up to the first one that failed.
+    """
+    runtime.put_project(project, runtime.on_drive / "covseg")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    with contextlib.suppress(CellExecutionError):
+        runtime.run(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    return notebook, "".join(out.text for out in outputs if out.get("name") == "stdout")
+
+
+def _set_up(wanted):
+    return f'STUDY, END_RUNTIME = "", {wanted}\n{set_up_cell()}'
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_runtime_ends_after_the_last_cell_if_wanted(runtime, project, wanted):
-    runtime.put_project(project, runtime.on_drive / "covseg")
-    set_up = f'STUDY, END_RUNTIME = "", {wanted}\n{set_up_cell()}'
-    cells = [set_up, "print('begun')", "print('made')  # study.listing(...)"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    printed = runtime.run(notebook)
+    _, printed = _run_cells(runtime, project, _set_up(wanted), "print('begun')", LAST_CELL)
     ended = "Drive is saved\nthe runtime ends\n" if wanted else ""
     assert printed.endswith(f"begun\nmade\n{ended}")
 
 
-def test_a_download_that_may_still_be_going_keeps_the_runtime(runtime, project, tmp_path):
-    runtime.put_project(project, runtime.on_drive / "covseg")
-    (tmp_path / "out" / "masks").mkdir(parents=True)
-    (tmp_path / "out" / "masks" / "mask.nii.gz").write_bytes(b"mask")
-    set_up = f'STUDY, END_RUNTIME = "", True\n{set_up_cell()}'
-    last = f"colab.download_folder({str(tmp_path / 'out' / 'masks')!r})  # study.listing(...)"
-    cells = [nbformat.v4.new_code_cell(cell) for cell in (set_up, last)]
-    printed = runtime.run(nbformat.v4.new_notebook(cells=cells))
+def test_the_set_up_cell_that_ran_last_decides_whether_the_runtime_ends(runtime, project):
+    changed_his_mind = [_set_up(True), _set_up(False), LAST_CELL]
+    _, printed = _run_cells(runtime, project, *changed_his_mind)
+    assert printed.endswith("made\n")
+
+
+def test_the_runtime_stays_while_the_browser_may_be_downloading(runtime, project, tmp_path):
+    """Colab's download returns before the browser has the file."""
+    folder = runtime.content / "segmented"
+    folder.mkdir()
+    download = f"colab.download_folder({str(folder)!r})\n{LAST_CELL}"
+    _, printed = _run_cells(runtime, project, _set_up(True), download)
+    assert (tmp_path / "segmented.zip").exists()
+    assert printed.endswith(
+        "made\nThe runtime was not ended, because the browser may still be downloading "
+        "segmented.zip. When it has the file, choose Runtime, Disconnect and delete runtime.\n"
+    )
+
+
+def test_the_runtime_stays_if_the_last_cell_fails(runtime, project):
+    """For example because the folder to download cannot be written as a zip file."""
+    _, printed = _run_cells(runtime, project, _set_up(True), f"{LAST_CELL}\n1 / 0")
+    assert printed.endswith("made\n")
+
+
+def test_the_runtime_stays_if_drive_cannot_be_saved(runtime, project, tmp_path):
+    with open(tmp_path / "site" / "google" / "colab" / "drive.py", "a") as file:
+        file.write("def flush_and_unmount():\n    raise ValueError('timed out')\n")
+    notebook, printed = _run_cells(runtime, project, _set_up(True), LAST_CELL)
     assert "the runtime ends" not in printed
-    assert "the runtime was not ended, because the browser may still be downloading" in printed
+    (error,) = [out for out in notebook.cells[1].outputs if out.output_type == "error"]
+    assert error.evalue == (
+        "Drive was not saved (timed out), so the runtime was not ended: check that Drive is "
+        "connected and not full, then choose Runtime, Disconnect and delete runtime"
+    )
 
 
 def test_processes_on_one_gpu_share_its_memory(project):
