@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from colab_runtime import Runtime, set_up_cell
 from nbclient.exceptions import CellExecutionError
 
 from covseg_lib import colab
+from covseg_lib.batch import notebooks
 from covseg_lib.data import phantom, sources
 from covseg_lib.data.slices import open_slices
 
@@ -361,3 +363,12 @@ def test_two_runs_that_want_a_copy_at_once_make_one(tmp_path, monkeypatch):
     assert first == second
     assert first.read_bytes() == b"whole"
     assert len(copied) == 1
+
+
+@pytest.mark.parametrize("path", notebooks.find_notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_imports_covseg_before_keras(path):
+    """covseg_lib sets how TensorFlow and JAX take the memory of a GPU."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    imported = re.findall(r"^ *(?:import|from) +(covseg_lib|keras|tensorflow|jax)\b", code, re.M)
+    assert imported[0] == "covseg_lib"

@@ -1,13 +1,20 @@
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from covseg_lib import files
+from covseg_lib.__main__ import TABLE_2_1, main
+from covseg_lib.batch import notebooks
 from covseg_lib.data import preprocessing
+from covseg_lib.evaluation import metrics
+from covseg_lib.study import Study
 
 
 def _write_half_and_fail(path):
@@ -146,3 +153,16 @@ def test_the_score_called_precision_is_a_number(tmp_path):
 def test_a_run_to_start_from_that_looks_like_a_number_is_text(tmp_path):
     (tmp_path / "runs.csv").write_text("run,start_from\n002,001\n003,\n")
     assert files.read_csv(tmp_path / "runs.csv")["start_from"].tolist() == ["001", ""]
+
+
+def test_covseg_run_prints_tables_of_at_most_four_decimals(tmp_path, monkeypatch):
+    number = 0.123456789012345
+    index = pd.MultiIndex.from_tuples([("patient", "001")], names=["split", "model"])
+    study = Study(tmp_path)
+    study.save_table("scores", pd.DataFrame(dict.fromkeys(metrics.METRICS, number), index))
+    study.save_table("table", pd.DataFrame(dict.fromkeys(TABLE_2_1, number), index))
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda *_: [Path("06_compare.ipynb")])
+    said = CliRunner().invoke(main, ["run", "--study", str(tmp_path)]).output
+    numbers = re.findall(r"\d+\.(\d+)", said.split("Table 2.1:")[1])
+    assert numbers == ["1235"] * (len(TABLE_2_1) + len(metrics.METRICS))
+    assert said.count("patient 001") == 2

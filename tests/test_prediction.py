@@ -190,7 +190,8 @@ def test_a_zoom_enlarges_the_slices_for_the_network_and_reduces_its_prediction(
     inside = (slice(None), slice(2, -2), slice(2, -2))  # scikit-image's edges are others
     assert np.abs(found - np.stack(small))[inside].max() < 0.05
     assert not np.allclose(found, prediction.predict_slices(run, images))
-    run_folder.RunFolder.of(trained_study, "dice").choose_rules(zoomed.rules, "this test")
+    folder = run_folder.RunFolder.of(trained_study, "dice")
+    folder.choose_rules(zoomed.rules, "this test", run.state.weights)
     again = models.load_run(trained_study, "dice")
     assert again.rules == zoomed.rules
     assert (prediction.predict_slices(again, images) == found).all()

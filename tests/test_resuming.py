@@ -252,7 +252,10 @@ def test_a_run_begun_in_one_precision_goes_on_in_another(cut, recipe, monkeypatc
 
 def test_a_threshold_chosen_for_the_weights_before_is_forgotten(finished, recipe):
     folder = RunFolder.of(finished, "dice")
-    folder.choose_rules(run_folder.Postprocessing(threshold=0.3), "this test")
+    weights = folder.read().weights
+    with pytest.raises(ValueError, match="was trained again"):
+        folder.choose_rules(run_folder.Postprocessing(threshold=0.3), "this test", "other weights")
+    folder.choose_rules(run_folder.Postprocessing(threshold=0.3), "this test", weights)
     assert models.load_run(finished, "dice").rules.threshold == 0.3
     run = trainer.train(replace(recipe, epochs=5), open_slices(finished))
     assert run.rules.threshold == 0.5

@@ -96,7 +96,7 @@ def choose_by_validation(
     if folder.read().rules_chosen_by != VALIDATION:
         run = models.load_run(slices.study, recipe.run)
         rules = prediction.best_rules(prediction.score_rules(run, slices, "validation"))
-        folder.choose_rules(rules, VALIDATION)
+        folder.choose_rules(rules, VALIDATION, run.state.weights)
         log(f"{recipe.run}: {rules}, chosen by {VALIDATION}")
 
 
@@ -123,7 +123,8 @@ def choose_rules(
         if others:  # some splits test the same patients in all folds
             chosen_by[recipe.run] = _tests_of(slices.study, others)
     folders = {run: RunFolder.of(slices.study, run) for run in chosen_by}
-    if all(folders[run].read().rules_chosen_by == by for run, by in chosen_by.items()):
+    states = {run: folder.read() for run, folder in folders.items()}
+    if all(states[run].rules_chosen_by == by for run, by in chosen_by.items()):
         return
     scores = score_folds(slices, made)
     patients = scores.index.get_level_values("patient")
@@ -131,7 +132,9 @@ def choose_rules(
         if recipe.run in chosen_by:
             others = scores[~patients.isin(_patients(slices, recipe))]
             rules = prediction.best_rules(others)
-            folders[recipe.run].choose_rules(rules, chosen_by[recipe.run])
+            folders[recipe.run].choose_rules(
+                rules, chosen_by[recipe.run], states[recipe.run].weights
+            )
             log(
                 f"{recipe.run}: zoom {rules.zoom:g}, threshold {rules.threshold:g}, by the other "
                 "folds"
@@ -236,11 +239,12 @@ def train_final(
     tested = [one for one in tested if switches == {name: getattr(one, name) for name in names}]
     chosen_by = _tests_of(study, tested) if tested else NOTHING
     folder = RunFolder.of(study, recipe.run)
-    if folder.read().rules_chosen_by != chosen_by:
+    state = folder.read()
+    if state.rules_chosen_by != chosen_by:
         rules = run_folder.default_rules(recipe)
         if tested:
             rules = prediction.best_rules(score_folds(slices, tested))
-        folder.choose_rules(rules, chosen_by)
+        folder.choose_rules(rules, chosen_by, state.weights)
     return models.load_run(study, recipe.run)
 
 

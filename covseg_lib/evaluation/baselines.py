@@ -63,7 +63,9 @@ def _predict(slices, split, fold):
     """Return the counts of the three baselines on the test slices of a split and fold."""
     train = slices.rows("train", split=split, fold=fold)
     test = slices.rows("test", split=split, fold=fold)
-    images, masks, lungs = slices.images, slices.masks, slices.lungs
+    images = slices.images
+    masks = slices.masks
+    lungs = slices.lungs
     if lungs is None:
         lungs = np.ones((len(images), 1, 1, 1), bool)
     low, high = best_intensity_range(images[train], masks[train], lungs[train])

@@ -69,7 +69,8 @@ def nearest_training_slices(
     DataFrame, one row a test slice, index its row in processed_data: case, patient, slice, and
     nearest, the row of the training slice
     """
-    table, images = slices.table, slices.images
+    table = slices.table
+    images = slices.images
     train = slices.rows("train", split=split, fold=fold)
     test = slices.rows("test", split=split, fold=fold)
     has_lesion = table["lesion_pixels"].to_numpy()[test] > 0

@@ -72,7 +72,8 @@ def predict_study(run: Run, slices: Slices) -> np.ndarray:
     from covseg_lib.training import batches
 
     _check_same_slices(run, slices)
-    study, recipe = slices.study, run.recipe
+    study = slices.study
+    recipe = run.recipe
     folder = RunFolder.of(study, recipe.run)
     if run.state.checksum == folder.read().checksum and is_predicted(study, recipe.run):
         return np.load(study.path("prediction", run=recipe.run))
@@ -105,7 +106,8 @@ def predict_lungs(run: Run, slices: Slices) -> np.ndarray:
     from covseg_lib.training import batches
 
     _check_same_slices(run, slices)
-    study, name = slices.study, run.recipe.run
+    study = slices.study
+    name = run.recipe.run
     with RunFolder.of(study, name).making(run.state.checksum, "predicted_lungs"):
         inputs = batches.open_inputs(run.recipe, slices)
         masks = (predict_slices(run, inputs[:]) >= run.rules.threshold).astype(np.uint8)

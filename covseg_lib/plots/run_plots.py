@@ -100,7 +100,8 @@ def case_slider(slices: Slices, run: Run, frames: int = 40) -> str:
 
     If the case has more than `frames` slices, some are skipped, at regular intervals.
     """
-    table, recipe = slices.table, run.recipe
+    table = slices.table
+    recipe = run.recipe
     subset = splits.subsets(table, recipe.split, recipe.fold)
     rows = np.flatnonzero(table["case"] == prediction.case_with_most_lesion(slices, run))
     probabilities = prediction.predict_slices(run, batches.open_inputs(recipe, slices)[rows])

@@ -252,7 +252,8 @@ def validation_batches(recipe: Recipe, slices: Slices) -> Batches:
 
 def _for_training(recipe, slices):
     """Return inputs and masks; where that is faster, in the memory of the GPU."""
-    inputs, masks = open_inputs(recipe, slices), true_masks(recipe, slices)
+    inputs = open_inputs(recipe, slices)
+    masks = true_masks(recipe, slices)
     if recipe.channels == 1 and not recipe.augmentation:
         inputs = replace(inputs, images=devices.on_device(inputs.images))
         masks = devices.on_device(masks)

@@ -169,7 +169,9 @@ class RunFolder:
 
     def _why_not_these_epochs(self, state, recipe):
         """Return why a run cannot go on, or stop, at the epochs of a recipe; "" if it can."""
-        stored, done, wanted = state.recipe.epochs, state.epochs_done, recipe.epochs
+        stored = state.recipe.epochs
+        done = state.epochs_done
+        wanted = recipe.epochs
         if recipe.optimizer == "adamw" and wanted != stored:
             return (
                 f"epochs {stored}, now {wanted} (its learning rate rises and falls once over all "
@@ -215,10 +217,17 @@ class RunFolder:
         weights = checksum_of_weights(self.file("weights"))
         self.write(replace(self.read(), finished=True, timing=timing, weights=weights))
 
-    def choose_rules(self, rules: Postprocessing, chosen_by: str) -> None:
-        """Keep rules, and what chose them."""
+    def choose_rules(self, rules: Postprocessing, chosen_by: str, weights: str) -> None:
+        """Keep rules, and what chose them.
+
+        Raises ValueError if the run has other weights by now than the `weights` (their checksum)
+        that the rules were chosen for.
+        """
         with self.locked("changing"):
-            self.write(replace(self.read_finished(), rules=rules, rules_chosen_by=chosen_by))
+            state = self.read_finished()
+            if state.weights != weights:
+                raise self._changed()
+            self.write(replace(state, rules=rules, rules_chosen_by=chosen_by))
 
     @contextlib.contextmanager
     def making(self, checksum: str, *names: str) -> Iterator[None]:
@@ -240,14 +249,17 @@ class RunFolder:
         with self.locked("predicting with"):
             state = self.read_finished()
             if state.checksum != checksum:
-                raise ValueError(
-                    f"the run in {self.path} was trained again, or its rules were changed, since "
-                    "it was read: run this again"
-                )
+                raise self._changed()
             others = {name: by for name, by in state.made.items() if name not in names}
             self.write(replace(state, made=others))
             yield
             self.write(replace(state, made=others | dict.fromkeys(names, checksum)))
+
+    def _changed(self):
+        return ValueError(
+            f"the run in {self.path} was trained again, or its rules were changed, since it was "
+            "read: run this again"
+        )
 
     def write(self, state: RunState) -> None:
         """Write a state, atomically; the methods above do so."""
@@ -388,7 +400,8 @@ def need_made(study: Study, name: str, run: str) -> Path:
     made by other weights or rules than the run has now.
     """
     if not is_made(study, name, run):
-        path, maker = study.path(name, run=run), LAYOUT[name][1]
+        path = study.path(name, run=run)
+        maker = LAYOUT[name][1]
         raise FileNotFoundError(
             f"no {path.name} in {path.parent} by the present weights of the run {run}: run {maker} "
             "first"
